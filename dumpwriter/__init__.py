@@ -1,0 +1,1 @@
+"""Dumps: arming, clones, the writer, recovery, export formats and the command line."""

@@ -1,0 +1,1 @@
+"""Physical memory of the machine: where it lies and what is known of it."""

@@ -1,0 +1,1 @@
+"""The drivers between the filesystem and the controller."""

@@ -1,0 +1,87 @@
+"""Every error that ghostdump raises on purpose.
+
+    GhostdumpError                what a user can cause or a disk can contain: one line, an exit code
+    ├── UsageError                arguments that make no sense (exit code 2)
+    ├── ImageError                the image file cannot be used
+    │   ├── ImageInUseError       another process holds its lock
+    │   └── NotAnImageError       it is not a ghostdump image, or no longer whole
+    ├── FormatError               bytes read from a disk or a file do not parse
+    ├── DeviceError               the disk did not do what was asked (also an OSError, errno EIO)
+    │   ├── WriteRefusedError     the write guard: a block outside the permitted extents
+    │   └── ControllerError       the controller is not in a state to take commands
+    ├── FilesystemError           the filesystem as a whole cannot be used
+    ├── MountError                the mount cannot be made, found or taken down
+    ├── ArmingError               a dump could not be promised, so none is
+    └── RecoveryError             the dump cannot be taken out now; it stays where it is
+    PowerLost (BaseException)     the simulated power went; nothing may handle it and go on
+
+What one file of a mounted filesystem answers (ENOENT, ENOSPC, …) is a plain OSError, as the kernel expects it.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class GhostdumpError(Exception):
+    """Base of all declared errors. The message is one line that says what to do."""
+
+    exit_code = 1
+
+
+class UsageError(GhostdumpError):
+    """Arguments that make no sense."""
+
+    exit_code = 2
+
+
+class ImageError(GhostdumpError):
+    """The image file cannot be used."""
+
+
+class ImageInUseError(ImageError):
+    """Another process holds the lock of the image file."""
+
+
+class NotAnImageError(ImageError):
+    """The file is not a ghostdump image, or is no longer whole."""
+
+
+class FormatError(GhostdumpError):
+    """Bytes from a disk or a file do not parse as what they claim to be."""
+
+
+class DeviceError(GhostdumpError, OSError):
+    """The disk did not do what was asked."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.EIO
+
+
+class WriteRefusedError(DeviceError):
+    """A write to a block outside the permitted extents was refused."""
+
+
+class ControllerError(DeviceError):
+    """The controller is not in a state to take commands."""
+
+
+class FilesystemError(GhostdumpError):
+    """The filesystem as a whole cannot be used."""
+
+
+class MountError(GhostdumpError):
+    """The mount cannot be made, found or taken down."""
+
+
+class ArmingError(GhostdumpError):
+    """The machine cannot promise a dump; the message says why."""
+
+
+class RecoveryError(GhostdumpError):
+    """The dump cannot be taken out now; it stays in the region."""
+
+
+class PowerLost(BaseException):
+    """The simulated power went. Not an Exception, so that no handler swallows it."""

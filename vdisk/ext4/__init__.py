@@ -1,0 +1,1 @@
+"""ext4 on a block device, through libext2fs."""

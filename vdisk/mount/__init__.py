@@ -1,0 +1,1 @@
+"""The mount: the filesystem shown to Linux through FUSE."""
