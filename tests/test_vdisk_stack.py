@@ -1,0 +1,102 @@
+"""The controller, the live stack and its clone."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vdisk import stack
+from vdisk.controller import Controller, Mode, Order, create_registers
+from vdisk.errors import ControllerError, WriteRefusedError
+from vdisk.extent import Extent, ExtentMap, Run
+from vdisk.layers.mapped import Mapped
+from vdisk.layers.write_guard import WriteGuard
+from vdisk.memorydisk import MemoryDisk
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def controller() -> Iterator[Controller]:
+    registers = create_registers()
+    yield Controller(registers, MemoryDisk(1 << 20))
+    os.close(registers)
+
+
+def test_no_command_before_the_controller_is_identified(controller: Controller) -> None:
+    with pytest.raises(ControllerError):
+        controller.read(0, bytearray(512))
+    with pytest.raises(ControllerError):
+        controller.identify()
+
+
+def test_a_reset_works_from_any_mode_even_one_that_does_not_exist(controller: Controller) -> None:
+    controller._registers[0] = 77
+    controller.order(Order.RESET)
+    assert controller.mode == Mode.RESET
+
+
+def test_a_clone_takes_over_a_controller_that_was_left_off(controller: Controller) -> None:
+    live = stack.load_live(controller)
+    live.device.write_from(4096, b"a" * 512)
+    controller.order(Order.POWER_OFF)
+    with pytest.raises(ControllerError):
+        live.device.read(4096, 512)
+    ghost = stack.load_clone(stack.clone("dump_"), controller)
+    assert ghost.device.read(4096, 512) == b"a" * 512
+
+
+def test_clones_have_an_address_a_size_and_a_digest_and_no_file(controller: Controller) -> None:
+    live = stack.load_live(controller)
+    ghost = stack.load_clone(stack.clone("dump_"), controller)
+    assert [module.name for module in ghost.modules] == ["dump_storahci", "dump_diskdump"]
+    for original, copy in zip(live.modules, ghost.modules, strict=True):
+        assert os.path.exists(original.path)
+        assert copy.path == ""
+        assert copy.address and copy.address != original.address
+        assert (copy.size_bytes, copy.digest) == (original.size_bytes, original.digest)
+
+
+def test_the_class_driver_refuses_what_leaves_the_disk(controller: Controller) -> None:
+    device = stack.load_live(controller).device
+    for offset, length in ((-512, 512), (1 << 20, 512), (100, 512), (0, 100)):
+        with pytest.raises(ValueError):
+            device.write_from(offset, bytes(length))
+
+
+@pytest.mark.parametrize("offset", range(0, 8 * 512, 512))
+@pytest.mark.parametrize("length", (512, 1024, 1536))
+def test_the_guard_permits_exactly_its_runs(offset: int, length: int) -> None:
+    disk = MemoryDisk(8 * 512)
+    guard = WriteGuard(disk, [Run(512, 512), Run(1024, 512), Run(3072, 512)])
+    inside = (512 <= offset and offset + length <= 1536) or (3072 <= offset and offset + length <= 3584)
+    if offset + length > disk.size_bytes:
+        return
+    if inside:
+        guard.write_from(offset, b"x" * length)
+    else:
+        for write in (guard.write_from, guard.write_through):
+            with pytest.raises(WriteRefusedError):
+                write(offset, b"x" * length)
+        with pytest.raises(WriteRefusedError):
+            guard.discard(offset, length)
+        assert not any(disk.content)
+
+
+def test_a_mapped_device_puts_each_byte_where_its_extent_says() -> None:
+    disk = MemoryDisk(64 * 4096)
+    extents = ExtentMap(
+        [Extent(0, 8 * 4096, 4096), Extent(4096, 2 * 4096, 2 * 4096), Extent(3 * 4096, 30 * 4096, 4096)]
+    )
+    mapped = Mapped(disk, extents)
+    content = os.urandom(4 * 4096)
+    mapped.write_from(0, content)
+    assert mapped.read(0, len(content)) == content
+    assert disk.read(8 * 4096, 4096) == content[:4096]
+    assert disk.read(2 * 4096, 8192) == content[4096 : 3 * 4096]
+    assert disk.read(30 * 4096, 4096) == content[3 * 4096 :]
+    assert mapped.read(3584, 1024) == content[3584:4608]
