@@ -1,0 +1,35 @@
+# The first command on a fresh Debian machine is any of these: each prepares what it needs.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-runtime setup-test demo test lint lock clean
+bin := .venv/bin
+python_sources := vdisk dumpwriter tests setup.py
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: setup-runtime ## prepare the machine; leaves the command at .venv/bin/ghostdump
+
+setup-runtime: ## what the command needs (the same as setup)
+	@scripts/setup.sh runtime
+
+setup-test: ## what the tests need too: debuggers, dump readers, linters
+	@scripts/setup.sh test
+
+demo: setup-runtime ## crash a machine on a new disk and read the dump
+	@scripts/demo.sh
+
+lint: setup-test ## ruff and mypy
+	$(bin)/ruff check $(python_sources)
+	$(bin)/ruff format --check $(python_sources)
+	$(bin)/mypy
+
+test: lint ## lint, then all tests but the slow ones
+	$(bin)/pytest
+
+lock: ## pin the newest allowed Python packages in requirements/
+	@scripts/lock.sh
+
+clean: ## remove the environment and all that was built; touches no mount and no image
+	rm -rf --one-file-system .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find vdisk dumpwriter tests -xdev \( -name '*.so' -o -name '*.o' -o -name __pycache__ -o -name '_libext2fs.c' \) -prune -exec rm -rf {} +
