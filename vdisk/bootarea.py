@@ -1,0 +1,221 @@
+"""The boot area: the last 4 MiB of the image, outside the filesystem.
+
+It does not lie in the 1,024 bytes that ext4 leaves to boot loaders, because ext4 journals block 0 whole and a replay
+puts the old bytes back (docs/DESIGN.md). Layout, in bytes from its start (docs/FORMAT.md has the fields):
+
+    0        boot record, copy A      one sector
+    4096     boot record, copy B      one sector
+    64 KiB   extent table, copy A
+    1 MiB    extent table, copy B
+    2 MiB    early small dump
+
+A boot record is written A, flush, B, flush; so is a new extent table around the record that names its digest (table A,
+record, table B). At every moment one copy of each is whole and the two agree.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import blake3
+
+from vdisk.blockdevice import BLOCK_SIZE_BYTES, SECTOR_SIZE_BYTES
+from vdisk.errors import DeviceError, FormatError, NotAnImageError
+from vdisk.extent import Extent, ExtentMap, Run
+from vdisk.layout import Layout, seal, unseal
+
+if TYPE_CHECKING:
+    from vdisk.blockdevice import BlockDevice
+
+BOOT_AREA_SIZE_BYTES = 4 << 20
+RECORD_OFFSETS_BYTES = (0, 4096)
+EXTENT_TABLE_OFFSETS_BYTES = (64 << 10, 1 << 20)
+SMALL_DUMP_OFFSET_BYTES = 2 << 20
+EXTENT_COUNT_MAX = 32768
+
+MAGIC = b"GHOSTBR\0"
+VERSION = 1
+
+
+class BootStage(IntEnum):
+    """How far the machine is, or was when it stopped. OFF is written by a clean shutdown alone."""
+
+    OFF = 0
+    DRIVERS = 1
+    FILESYSTEM = 2
+    RECOVERY = 3
+    ARMING = 4
+    RUNNING = 5
+
+
+class RegionState(IntEnum):
+    """What the region means to the next boot."""
+
+    NONE = 0  # no region was ever recorded
+    ARMED = 1  # a dump of this generation may be there
+    TAKEN = 2  # it was copied out, durably
+    DISCARDED = 3  # it was given up on request
+
+
+class IncompatibleFeature(IntFlag):
+    """Features without which an image must not be touched. Version 1 knows none."""
+
+
+class BootRecord(NamedTuple):
+    """One sector. `copy_offset_bytes` binds a copy to its place, so that a misdirected write is noticed."""
+
+    magic: Annotated[bytes, "8s"]
+    version: Annotated[int, "I"]
+    features_compatible: Annotated[int, "I"]
+    features_read_only_compatible: Annotated[int, "I"]
+    features_incompatible: Annotated[int, "I"]
+    copy_offset_bytes: Annotated[int, "Q"]
+    sequence: Annotated[int, "Q"]
+    disk_id: Annotated[bytes, "16s"]
+    disk_size_bytes: Annotated[int, "Q"]
+    filesystem_size_bytes: Annotated[int, "Q"]
+    sector_size_bytes: Annotated[int, "I"]
+    block_size_bytes: Annotated[int, "I"]
+    memory_size_bytes: Annotated[int, "Q"]
+    boot_count: Annotated[int, "Q"]
+    boot_stage: Annotated[int, "I"]
+    region_state: Annotated[int, "I"]
+    generation: Annotated[int, "Q"]
+    dump_id: Annotated[bytes, "16s"]
+    region_size_bytes: Annotated[int, "Q"]
+    region_extent_count: Annotated[int, "I"]
+    reserved: Annotated[int, "I"]
+    region_extents_digest: Annotated[bytes, "32s"]
+
+
+class ExtentRecord(NamedTuple):
+    """One row of an extent table: an `Extent`."""
+
+    logical_bytes: Annotated[int, "Q"]
+    physical_bytes: Annotated[int, "Q"]
+    length_bytes: Annotated[int, "Q"]
+
+
+BOOT_RECORD = Layout(BootRecord, size_bytes=176)
+EXTENT = Layout(ExtentRecord, size_bytes=24)
+
+
+def new_record(disk_id: bytes, disk_size_bytes: int, memory_size_bytes: int) -> BootRecord:
+    """The record of a disk that never ran."""
+    return BootRecord(
+        magic=MAGIC,
+        version=VERSION,
+        features_compatible=0,
+        features_read_only_compatible=0,
+        features_incompatible=0,
+        copy_offset_bytes=0,
+        sequence=0,
+        disk_id=disk_id,
+        disk_size_bytes=disk_size_bytes,
+        filesystem_size_bytes=disk_size_bytes - BOOT_AREA_SIZE_BYTES,
+        sector_size_bytes=SECTOR_SIZE_BYTES,
+        block_size_bytes=BLOCK_SIZE_BYTES,
+        memory_size_bytes=memory_size_bytes,
+        boot_count=0,
+        boot_stage=BootStage.OFF,
+        region_state=RegionState.NONE,
+        generation=0,
+        dump_id=bytes(16),
+        region_size_bytes=0,
+        region_extent_count=0,
+        reserved=0,
+        region_extents_digest=bytes(32),
+    )
+
+
+class BootArea:
+    """Reads and writes the boot area of a device. Writes may raise `DeviceError`."""
+
+    def __init__(self, device: BlockDevice) -> None:
+        if device.size_bytes < 2 * BOOT_AREA_SIZE_BYTES:
+            raise NotAnImageError(f"not a ghostdump image: {device.size_bytes} bytes are too few for one")
+        self._device = device
+        self.offset_bytes = device.size_bytes - BOOT_AREA_SIZE_BYTES
+
+    @property
+    def run(self) -> Run:
+        return Run(self.offset_bytes, BOOT_AREA_SIZE_BYTES)
+
+    def read(self) -> BootRecord:
+        """The newest whole copy of the boot record.
+
+        Raises `NotAnImageError` where neither copy is there, `FormatError` where what is there cannot be used.
+        """
+        sectors = [self._sector(self.offset_bytes + offset) for offset in RECORD_OFFSETS_BYTES]
+        found = [self._parse(sector, offset) for sector, offset in zip(sectors, RECORD_OFFSETS_BYTES, strict=True)]
+        whole = [record for record in found if record is not None]
+        if whole:
+            return max(whole, key=lambda record: record.sequence)
+        if any(sector.startswith(MAGIC) for sector in sectors):
+            raise FormatError(
+                "both copies of the boot record are damaged; ghostdump recover searches the image without it"
+            )
+        raise NotAnImageError("not a ghostdump image, or one that was cut short: there is no boot record at its end")
+
+    def write(self, record: BootRecord) -> BootRecord:
+        """Write both copies in turn, with the next sequence number; the record as written is returned."""
+        record = record._replace(sequence=record.sequence + 1)
+        for offset in RECORD_OFFSETS_BYTES:
+            sector = seal(BOOT_RECORD.pack(record._replace(copy_offset_bytes=offset)), SECTOR_SIZE_BYTES)
+            self._device.write_through(self.offset_bytes + offset, sector)
+        return record
+
+    def write_region(self, record: BootRecord, extents: ExtentMap) -> BootRecord:
+        """Record a region: its extents, and the boot record that names them by their digest."""
+        assert len(extents.extents) <= EXTENT_COUNT_MAX
+        table = EXTENT.pack_table([ExtentRecord(*extent) for extent in extents.extents])
+        record = record._replace(
+            region_size_bytes=extents.size_bytes,
+            region_extent_count=len(extents.extents),
+            region_extents_digest=blake3.blake3(table).digest(),
+        )
+        padded = table.ljust(-(-len(table) // SECTOR_SIZE_BYTES) * SECTOR_SIZE_BYTES, b"\0")
+        first, second = (self.offset_bytes + offset for offset in EXTENT_TABLE_OFFSETS_BYTES)
+        self._device.write_through(first, padded)
+        record = self.write(record)
+        self._device.write_through(second, padded)
+        return record
+
+    def read_extents(self, record: BootRecord) -> ExtentMap:
+        """The recorded extents of the region. Raises `FormatError` where neither copy has the recorded digest."""
+        if record.region_extent_count > EXTENT_COUNT_MAX:
+            raise FormatError(f"boot record names {record.region_extent_count} extents, more than there can be")
+        size_bytes = record.region_extent_count * EXTENT.size_bytes
+        for offset in EXTENT_TABLE_OFFSETS_BYTES:
+            try:
+                table = self._device.read(
+                    self.offset_bytes + offset, -(-size_bytes // SECTOR_SIZE_BYTES) * SECTOR_SIZE_BYTES
+                )[:size_bytes]
+            except DeviceError:
+                continue  # the other copy is there for this
+            if blake3.blake3(table).digest() == record.region_extents_digest:
+                rows = EXTENT.unpack_table(table, 0, record.region_extent_count)
+                return ExtentMap(Extent(*row) for row in rows)
+        raise FormatError("both copies of the region's extent table are damaged")
+
+    def _sector(self, offset_bytes: int) -> bytes:
+        try:
+            return self._device.read(offset_bytes, SECTOR_SIZE_BYTES)
+        except DeviceError:
+            return b""  # an unreadable copy is a lost copy
+
+    def _parse(self, sector: bytes, offset_bytes: int) -> BootRecord | None:
+        try:
+            record = BOOT_RECORD.unpack_from(unseal(sector))
+        except FormatError:
+            return None
+        if record.magic != MAGIC or record.copy_offset_bytes != offset_bytes:
+            return None
+        if record.version != VERSION or record.features_incompatible:
+            raise FormatError(f"image has format version {record.version}: a newer ghostdump wrote it")
+        if record.disk_size_bytes != self._device.size_bytes:
+            raise NotAnImageError(
+                f"image has {self._device.size_bytes} bytes and not the {record.disk_size_bytes} it was made with"
+            )
+        return record
