@@ -1,0 +1,143 @@
+"""What a dump in the region consists of: a header in two copies, and frames in slots.
+
+    block 0                     dump header, copy A
+    block 1 + 65 n              slot n: one frame, its header block and up to 64 payload blocks
+    last block                  dump header, copy B
+
+A frame says everything about itself: which dump it is of, which slot it was meant for, where on the disk each of its
+blocks lies, which pages of memory it holds. So it can be believed alone, and found without any map.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, NamedTuple
+
+from vdisk.blockdevice import BLOCK_SIZE_BYTES, SECTOR_SIZE_BYTES
+from vdisk.layout import Layout
+
+PAGE_SIZE_BYTES = 4096
+FRAME_PAGES_MAX = 64
+SLOT_BLOCKS = 1 + FRAME_PAGES_MAX
+SLOT_SIZE_BYTES = SLOT_BLOCKS * BLOCK_SIZE_BYTES
+FIRST_SLOT_OFFSET_BYTES = BLOCK_SIZE_BYTES
+HEADER_SIZE_BYTES = SECTOR_SIZE_BYTES
+
+HEADER_MAGIC = b"GHOSTDH\0"
+FRAME_MAGIC = b"GHOSTFR\0"
+VERSION = 1
+
+RUNS_MAX = 128
+PLACES_MAX = SLOT_BLOCKS
+
+
+class DumpState(IntEnum):
+    """How far the writer came. It is told, never trusted: recovery counts the pages itself."""
+
+    ARMED = 1
+    WRITING = 2
+    WRITTEN = 3
+
+
+class FrameKind(IntEnum):
+    META = 1  # payload: metadata records; no pages
+    PAGES = 2  # payload: the pages of the runs, in order
+    ZEROS = 3  # no payload: every page of the runs is zero
+
+
+class MetaKind(IntEnum):
+    NOTES = 1  # an ELF PT_NOTE segment: registers of each CPU, VMCOREINFO
+    MEMORY_RANGES = 2  # MemoryRangeRecord, one behind the other
+    MACHINE = 3  # UTF-8: kind of machine, version of the writer
+
+
+class CauseKind(IntEnum):
+    """What woke the standby."""
+
+    NONE = 0
+    BUGCHECK = 1  # the machine's own bugcheck ran and captured registers
+    MACHINE_DIED = 2  # the machine's process ended without one
+    WATCHDOG = 3  # it did not answer the bugcheck request in time and was killed
+
+
+class DumpHeader(NamedTuple):
+    """One sector, the rest of its block zero. The last four bytes of the sector are the CRC32C of the rest."""
+
+    magic: Annotated[bytes, "8s"]
+    version: Annotated[int, "I"]
+    state: Annotated[int, "I"]
+    dump_id: Annotated[bytes, "16s"]
+    generation: Annotated[int, "Q"]
+    physical_bytes: Annotated[int, "Q"]
+    region_size_bytes: Annotated[int, "Q"]
+    frames_planned: Annotated[int, "I"]
+    frames_written: Annotated[int, "I"]
+    frames_failed: Annotated[int, "I"]
+    cause_kind: Annotated[int, "I"]
+    pages_total: Annotated[int, "Q"]
+    pages_planned: Annotated[int, "Q"]
+    pages_written: Annotated[int, "Q"]
+    bytes_written: Annotated[int, "Q"]
+    bugcheck_code: Annotated[int, "Q"]
+    bugcheck_parameters: Annotated[bytes, "32s"]  # four integers of 64 bits
+    armed_time_ns: Annotated[int, "Q"]
+    crash_time_ns: Annotated[int, "Q"]
+    end_time_ns: Annotated[int, "Q"]
+    cause_text: Annotated[bytes, "128s"]  # UTF-8, padded with zeros
+    digest: Annotated[bytes, "32s"]  # BLAKE3 of the record with this field zero
+
+
+class FrameHeader(NamedTuple):
+    """The head of a frame's header block; places and runs follow it. The block's last four bytes are its CRC32C."""
+
+    magic: Annotated[bytes, "8s"]
+    version: Annotated[int, "H"]
+    kind: Annotated[int, "H"]
+    sequence: Annotated[int, "I"]
+    dump_id: Annotated[bytes, "16s"]
+    generation: Annotated[int, "Q"]
+    region_offset_bytes: Annotated[int, "Q"]
+    pages_total: Annotated[int, "Q"]
+    payload_size_bytes: Annotated[int, "I"]
+    payload_crc32c: Annotated[int, "I"]
+    place_count: Annotated[int, "I"]
+    run_count: Annotated[int, "I"]
+    digest: Annotated[bytes, "32s"]  # BLAKE3 of the header block (digest and CRC zero) and the payload
+
+
+class Place(NamedTuple):
+    """Where on the disk a piece of the frame (header block first, then payload) lies."""
+
+    physical_bytes: Annotated[int, "Q"]
+    length_bytes: Annotated[int, "Q"]
+
+
+class PageRun(NamedTuple):
+    """Contiguous pages of physical memory, by page number."""
+
+    first_page: Annotated[int, "Q"]
+    page_count: Annotated[int, "Q"]
+
+
+class MetaRecord(NamedTuple):
+    """The head of one metadata record; its content follows, padded to 8 bytes."""
+
+    kind: Annotated[int, "I"]
+    length_bytes: Annotated[int, "I"]
+
+
+class MemoryRangeRecord(NamedTuple):
+    """A range of physical memory that the machine has."""
+
+    physical_bytes: Annotated[int, "Q"]
+    length_bytes: Annotated[int, "Q"]
+
+
+DUMP_HEADER = Layout(DumpHeader, size_bytes=328)
+FRAME_HEADER = Layout(FrameHeader, size_bytes=104)
+PLACE = Layout(Place, size_bytes=16)
+PAGE_RUN = Layout(PageRun, size_bytes=16)
+META_RECORD = Layout(MetaRecord, size_bytes=8)
+MEMORY_RANGE = Layout(MemoryRangeRecord, size_bytes=16)
+
+assert FRAME_HEADER.size_bytes + PLACES_MAX * PLACE.size_bytes + RUNS_MAX * PAGE_RUN.size_bytes < 4092

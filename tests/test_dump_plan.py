@@ -1,0 +1,63 @@
+"""The plan: every page once, the best first, whatever fits."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dumpwriter.formats.region import FrameKind, PageRun
+from dumpwriter.frames import page_count, slot_count
+from dumpwriter.plan import MemoryPart, plan_dump, region_size_bytes
+
+
+def parts_of(lengths: list[tuple[int, int, bool]]) -> list[MemoryPart]:
+    parts, page = [], 0
+    for rank, count, is_zero in lengths:
+        parts.append(MemoryPart(rank, PageRun(page, count), is_zero))
+        page += count
+    return parts
+
+
+memories = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 200), st.booleans()), min_size=1, max_size=60)
+
+
+@given(memories)
+def test_every_page_is_planned_exactly_once_in_a_region_sized_for_it(lengths: list[tuple[int, int, bool]]) -> None:
+    parts = parts_of(lengths)
+    total = sum(part.run.page_count for part in parts)
+    plan = plan_dump(parts, region_size_bytes(total * 4096))
+    pages = [page for frame in plan.frames for run in frame.runs for page in range(run[0], run[0] + run[1])]
+    assert sorted(pages) == list(range(total))
+    assert (plan.pages_total, plan.pages_planned) == (total, total)
+
+
+def test_alternating_pages_fit_a_region_sized_for_them() -> None:
+    total = 20_000
+    parts = parts_of([(4, 1, bool(page % 2)) for page in range(total)])
+    assert plan_dump(parts, region_size_bytes(total * 4096)).pages_planned == total
+
+
+@given(memories, st.integers(0, 30))
+def test_a_small_region_keeps_the_best(lengths: list[tuple[int, int, bool]], slots: int) -> None:
+    parts = parts_of(lengths)
+    region = 2 * 4096 + slots * 65 * 4096
+    plan = plan_dump(parts, region)
+    assert len(plan.frames) <= slot_count(region) == slots
+    if slots < 2:
+        assert plan.frames == ()
+        return
+    assert plan.frames[0].kind == plan.frames[-1].kind == FrameKind.META
+    rank = {page: part.rank for part in parts for page in range(part.run[0], part.run[0] + part.run[1])}
+    data = {page for part in parts if not part.is_zero for page in range(part.run[0], part.run[0] + part.run[1])}
+    kept = [p for f in plan.frames if f.kind == FrameKind.PAGES for r in f.runs for p in range(r[0], r[0] + r[1])]
+    assert [rank[page] for page in kept] == sorted(rank[page] for page in data)[: len(kept)]
+
+
+def test_frames_lie_in_their_slots_and_hold_what_their_kind_may() -> None:
+    plan = plan_dump(parts_of([(3, 1000, False), (1, 50, False), (7, 9999, True)]), 1 << 30)
+    for number, frame in enumerate(plan.frames):
+        assert frame.sequence == number
+        assert frame.region_offset_bytes == 4096 + number * 65 * 4096
+        if frame.kind == FrameKind.PAGES:
+            assert 1 <= page_count(frame.runs) <= 64
+    assert [f.sequence for request in plan.requests() for f in request] == list(range(len(plan.frames)))
