@@ -1,0 +1,79 @@
+"""The control block: whole, or refused."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from dumpwriter import controlblock
+from dumpwriter.controlblock import ControlBlock
+from dumpwriter.formats.controlblock import ClassRunRecord, MemoryMapRecord
+from dumpwriter.formats.region import MemoryRangeRecord
+from dumpwriter.frames import DumpIdentity
+from dumpwriter.metadata import Metadata, decode_metadata, encode_metadata
+from vdisk import stack
+from vdisk.errors import FormatError
+from vdisk.extent import Extent, ExtentMap
+
+BLOCK = ControlBlock(
+    identity=DumpIdentity(bytes(range(16)), 7),
+    armed_time_ns=1,
+    disk_size_bytes=1 << 30,
+    memory_size_bytes=1 << 24,
+    writer_threads=2,
+    machine="simulated",
+    extents=ExtentMap([Extent(0, 4096, 8192), Extent(8192, 1 << 20, 4096)]),
+    memory_ranges=(MemoryMapRecord(0, 1 << 24, 0),),
+    page_classes=(ClassRunRecord(1, 0, 4096),),
+    images=stack.clone("dump_"),
+)
+
+
+def test_what_was_sealed_is_what_is_found() -> None:
+    descriptor = controlblock.seal(BLOCK)
+    try:
+        assert controlblock.unseal(descriptor) == BLOCK
+        with pytest.raises(PermissionError):
+            os.pwrite(descriptor, b"x", 0)
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def test_any_flipped_bit_is_refused() -> None:
+    content = bytearray(controlblock.encode(BLOCK))
+    for position in [*range(300), *range(4096, len(content), 17)]:
+        content[position] ^= 4
+        with pytest.raises(FormatError):
+            controlblock.decode(content)
+        content[position] ^= 4
+    assert controlblock.decode(content) == BLOCK
+
+
+@pytest.mark.parametrize("length", [0, 8, 100, 4096, 5000])
+def test_a_cut_block_is_refused(length: int) -> None:
+    with pytest.raises(FormatError):
+        controlblock.decode(controlblock.encode(BLOCK)[:length])
+
+
+def test_a_block_that_nobody_sealed_is_refused() -> None:
+    descriptor = os.memfd_create("x", os.MFD_ALLOW_SEALING)
+    os.write(descriptor, controlblock.encode(BLOCK))
+    with pytest.raises(FormatError, match="not sealed"):
+        controlblock.unseal(descriptor)
+    os.close(descriptor)
+
+
+def test_metadata_comes_back_and_hostile_metadata_is_refused() -> None:
+    metadata = Metadata(b"note" * 33, (MemoryRangeRecord(0, 4096), MemoryRangeRecord(8192, 4096)), "simulated")
+    encoded = encode_metadata(metadata)
+    assert len(encoded) % 4096 == 0
+    assert decode_metadata(encoded) == metadata
+    for ranges in ([(4096, 4096), (0, 4096)], [(0, 0)], [(1, 4096)]):
+        hostile = encode_metadata(metadata._replace(ranges=tuple(MemoryRangeRecord(*row) for row in ranges)))
+        with pytest.raises(FormatError):
+            decode_metadata(hostile)
+    with pytest.raises(FormatError, match="more than are there"):
+        decode_metadata(b"\1\0\0\0\xff\xff\xff\x7f" + bytes(100))
