@@ -1,0 +1,44 @@
+"""What holds for every test: its files stand in one place, and nothing of it is left when it ends."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import leaks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def run_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[leaks.Home]:
+    """The run's own directory. Temporary and runtime files of every process that the tests start stand in it."""
+    home = leaks.Home.settle_in(tmp_path_factory.getbasetemp())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(home.temporary))
+        patch.setenv("XDG_RUNTIME_DIR", str(home.runtime))
+        patch.setattr(tempfile, "tempdir", None)
+        yield home
+    _refuse(leaks.wait_for_new(home, set()), "a module or the session")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(run_home: leaks.Home, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Set up before every other fixture of the test, so that it looks after all of them are torn down.
+
+    What wider fixtures hold is there before the test, and is theirs to take away.
+    """
+    before = leaks.find(run_home)
+    yield
+    _refuse(leaks.wait_for_new(run_home, before), request.node.name)
+
+
+def _refuse(left: set[leaks.Leak], culprit: str) -> None:
+    """Take away what was left, so that the next test starts clean, and fail."""
+    leaks.clear(left)
+    if left:
+        things = "\n  ".join(sorted(map(str, left)))
+        pytest.fail(f"{culprit} left this behind; release it in a fixture's finaliser:\n  {things}", pytrace=False)
