@@ -11,6 +11,7 @@ from tests import leaks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,9 +27,10 @@ def run_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[leaks.Home]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(run_home: leaks.Home, request: pytest.FixtureRequest) -> Iterator[None]:
+def nothing_left_behind(run_home: leaks.Home, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[None]:
     """Set up before every other fixture of the test, so that it looks after all of them are torn down.
 
+    Only tmp_path goes later: pytest deletes what is below it, and must not walk into a mount that was left there.
     What wider fixtures hold is there before the test, and is theirs to take away.
     """
     before = leaks.find(run_home)
