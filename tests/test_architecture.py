@@ -1,0 +1,131 @@
+"""Who may import whom. docs/DESIGN.md says why; each message here says what to do instead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.sources import REPOSITORY, Module, chains, is_within, modules
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+PRODUCT = modules("vdisk", "dumpwriter")
+
+# All of dumpwriter is crash path, recovery or pure unless it is named here, so that a new module has to obey. A module
+# (or package) that is not there yet is marked planned; the mark has to go when it comes.
+PLANNED = "planned"
+MAY_USE_THE_FILESYSTEM = {
+    "dumpwriter.arming": PLANNED,
+    "dumpwriter.machine": PLANNED,
+    "dumpwriter.cli": PLANNED,
+}
+CRASH_MUST_NOT_REACH = ("vdisk.ext4", "vdisk.mount", "vdisk.filesystem", "pyfuse3")
+
+COMPOSER = "dumpwriter.machine"
+FACES_THE_USER = "dumpwriter.cli"
+DOES_IO = ("io", "mmap", "os", "pathlib", "shutil", "socket", "subprocess", "tempfile")
+
+
+def stale_marks(table: Mapping[str, str], known: Mapping[str, Module]) -> list[str]:
+    there = {name: name in known for name in table}
+    return [
+        *(f"{name} exists now: remove its planned mark" for name in table if there[name] and table[name] == PLANNED),
+        *(f"{name} is gone: remove or rename it" for name in table if not there[name] and table[name] != PLANNED),
+    ]
+
+
+def reaching(known: Mapping[str, Module], forbidden: tuple[str, ...], *, of: str, but: tuple[str, ...]) -> list[str]:
+    """The ways by which modules of one package, all but some, come to import what they must not."""
+    starts = [name for name in known if is_within(name, of) and not is_within(name, *but)]
+    return [str(chain) for start in starts for chain in chains(start, known) if is_within(chain.names[-1], *forbidden)]
+
+
+def importing(known: Mapping[str, Module], *names: str) -> set[str]:
+    """The modules that import at least one of these themselves."""
+    return {module.name for module in known.values() if any(is_within(name, *names) for name in module.imports)}
+
+
+def test_the_table_is_true() -> None:
+    assert not stale_marks(MAY_USE_THE_FILESYSTEM, PRODUCT)
+
+
+def test_the_disk_knows_nothing_of_dumps() -> None:
+    wrong = [name for name in importing(PRODUCT, "dumpwriter") if is_within(name, "vdisk")]
+    assert not wrong, f"{wrong} import dumpwriter: pass in what they need from dumpwriter.machine"
+
+
+def test_crash_path_and_recovery_never_reach_the_filesystem() -> None:
+    wrong = reaching(PRODUCT, CRASH_MUST_NOT_REACH, of="dumpwriter", but=tuple(MAY_USE_THE_FILESYSTEM))
+    assert not wrong, f"use the block device, or move the import into {list(MAY_USE_THE_FILESYSTEM)}: {wrong}"
+
+
+def test_export_formats_do_no_io() -> None:
+    wrong = [name for name in importing(PRODUCT, *DOES_IO) if is_within(name, "dumpwriter.export")]
+    assert not wrong, f"{wrong} do I/O: take a read function and a sink from the caller"
+
+
+def test_one_place_composes_everything() -> None:
+    both = importing(PRODUCT, "vdisk.mount") & importing(PRODUCT, "dumpwriter.arming")
+    wrong = [name for name in both if not is_within(name, COMPOSER)]
+    assert not wrong, f"{wrong} put mount and dump together: only {COMPOSER} does"
+
+
+def test_one_place_faces_the_user() -> None:
+    wrong = [name for name in importing(PRODUCT, "argparse", "rich") if not is_within(name, FACES_THE_USER)]
+    assert not wrong, f"{wrong} parse arguments or draw: return facts, and let {FACES_THE_USER} show them"
+
+
+class TestTheRulesCanFail:
+    """Each of the finders on a small tree that breaks the rule."""
+
+    @pytest.fixture
+    def tree(self, tmp_path: Path) -> Path:
+        for package in ("vdisk", "vdisk/mount", "dumpwriter"):
+            (tmp_path / package).mkdir()
+            (tmp_path / package / "__init__.py").touch()
+        return tmp_path
+
+    def known(self, tree: Path, **sources: str) -> dict[str, Module]:
+        for name, source in sources.items():
+            (tree / "dumpwriter" / f"{name}.py").write_text(source)
+        return modules("vdisk", "dumpwriter", root=tree)
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "import vdisk.mount",
+            "from vdisk import mount",
+            "from vdisk.mount import session",
+            "def later():\n    import vdisk.mount.session",
+            "from . import between",
+            "from dumpwriter.between import name",
+        ],
+    )
+    def test_every_form_of_import_is_seen(self, tree: Path, source: str) -> None:
+        known = self.known(tree, writer=source, between="import vdisk.mount", alone="import os")
+        ways = reaching(known, ("vdisk.mount",), of="dumpwriter", but=("dumpwriter.between",))
+        assert ways
+        assert all(way.startswith("dumpwriter.writer -> ") for way in ways)
+
+    def test_what_a_package_imports_counts_for_its_modules(self, tree: Path) -> None:
+        (tree / "dumpwriter" / "__init__.py").write_text("import vdisk.mount")
+        known = self.known(tree, writer="")
+        assert "dumpwriter.writer -> dumpwriter -> vdisk.mount" in reaching(
+            known, ("vdisk.mount",), of="dumpwriter", but=()
+        )
+
+    def test_imports_for_the_type_checker_do_not_count(self, tree: Path) -> None:
+        known = self.known(tree, writer="if TYPE_CHECKING:\n    import vdisk.mount")
+        assert not reaching(known, ("vdisk.mount",), of="dumpwriter", but=())
+
+    def test_a_stale_table(self, tree: Path) -> None:
+        known = self.known(tree, here="")
+        table = {"dumpwriter.here": PLANNED, "dumpwriter.gone": "reason", "dumpwriter.later": PLANNED}
+        assert [mark.split()[0] for mark in stale_marks(table, known)] == ["dumpwriter.here", "dumpwriter.gone"]
+
+
+def test_the_product_is_where_it_is_looked_for() -> None:
+    assert {"vdisk.blockdevice", "dumpwriter"} <= set(PRODUCT), f"no modules found below {REPOSITORY}"
