@@ -1,0 +1,227 @@
+"""A dump, step by step and without a clock or a thread: what the writer does in parallel and a laboratory one by one.
+
+    begin      headers say WRITING, each flushed before the next
+    requests   in any order, any number of them in flight
+    end        flush; headers say WRITTEN, each flushed before the next
+
+A write that fails is tried frame by frame; a frame that cannot be written is counted and the dump goes on without it.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from dumpwriter.formats.region import (
+    HEADER_MAGIC,
+    PAGE_SIZE_BYTES,
+    SLOT_SIZE_BYTES,
+    VERSION,
+    CauseKind,
+    DumpHeader,
+    DumpState,
+    FrameKind,
+)
+from dumpwriter.frames import DumpIdentity, encode_dump_header, encode_frame, page_count
+from dumpwriter.plan import REQUEST_FRAMES
+from vdisk.blockdevice import BLOCK_SIZE_BYTES
+from vdisk.errors import DeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
+    from dumpwriter.frames import FramePlan
+    from dumpwriter.plan import DumpPlan
+    from vdisk.blockdevice import BlockDevice
+    from vdisk.extent import ExtentMap
+
+REQUEST_BUFFER_SIZE_BYTES = REQUEST_FRAMES * SLOT_SIZE_BYTES
+
+
+class MemoryReader(Protocol):
+    """Physical memory, as the writer reads it."""
+
+    def read_into(self, physical_bytes: int, buffer: Buffer) -> None: ...
+
+
+class Cause(NamedTuple):
+    """Why the machine stopped. The text is cut to 128 bytes on the disk."""
+
+    kind: CauseKind
+    code: int
+    parameters: tuple[int, int, int, int]
+    text: str
+    time_ns: int
+
+
+class DumpJob(NamedTuple):
+    """All that carrying a plan out needs. `region` is the region as a device, `metadata` an encoded META payload."""
+
+    plan: DumpPlan
+    identity: DumpIdentity
+    extents: ExtentMap
+    region: BlockDevice
+    memory: MemoryReader
+    metadata: bytes
+    cause: Cause
+    armed_time_ns: int
+
+
+class Progress:
+    """How far a dump is; shared by the threads that write it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.frames_written = self.frames_failed = self.pages_written = self.bytes_written = 0
+        self.failure = ""
+        self.is_committed = False
+
+    def count_written(self, frames: Sequence[FramePlan], bytes_written: int) -> None:
+        with self._lock:
+            self.frames_written += len(frames)
+            self.pages_written += sum(page_count(frame.runs) for frame in frames)
+            self.bytes_written += bytes_written
+
+    def count_failed(self, failure: Exception) -> None:
+        with self._lock:
+            self.frames_failed += 1
+            self.failure = self.failure or str(failure)
+
+
+def arm_region(region: BlockDevice, identity: DumpIdentity, extents: ExtentMap, armed_time_ns: int) -> None:
+    """Put headers of an empty dump over whatever the region held. Raises `DeviceError`."""
+    for header in _headers(extents, _header(identity, extents, DumpState.ARMED, armed_time_ns)):
+        region.write_through(*header)
+
+
+def begin(job: DumpJob, progress: Progress) -> None:
+    _write_headers(job, progress, DumpState.WRITING, end_time_ns=0)
+
+
+def end(job: DumpJob, progress: Progress, end_time_ns: int) -> None:
+    """Commit. Where the flush fails, frames may be lost that were thought written, and nothing says WRITTEN."""
+    try:
+        job.region.flush()
+    except DeviceError as failure:
+        progress.failure = progress.failure or str(failure)
+        return
+    _write_headers(job, progress, DumpState.WRITTEN, end_time_ns)
+    progress.is_committed = True
+
+
+def write_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview, progress: Progress) -> None:
+    """Carry out one request in a buffer of `REQUEST_BUFFER_SIZE_BYTES`. What fails is counted, not raised."""
+    try:
+        content = fill_request(job, frames, buffer)
+        job.region.write_from(frames[0].region_offset_bytes, content)
+    except OSError:
+        for frame in frames:
+            _write_alone(job, frame, buffer, progress)
+    else:
+        progress.count_written(frames, content.nbytes)
+
+
+def fill_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview) -> memoryview:
+    """The frames of a request one behind the other, each in its slot; what a short frame leaves of its slot is zero."""
+    end_bytes = 0
+    for number, frame in enumerate(frames):
+        slot = buffer[number * SLOT_SIZE_BYTES : (number + 1) * SLOT_SIZE_BYTES]
+        buffer[end_bytes : number * SLOT_SIZE_BYTES] = bytes(number * SLOT_SIZE_BYTES - end_bytes)
+        end_bytes = number * SLOT_SIZE_BYTES + _fill_slot(job, frame, slot).nbytes
+    return buffer[:end_bytes]
+
+
+def _fill_slot(job: DumpJob, frame: FramePlan, slot: memoryview) -> memoryview:
+    payload_bytes = 0
+    if frame.kind == FrameKind.META:
+        payload_bytes = len(job.metadata)
+        slot[BLOCK_SIZE_BYTES : BLOCK_SIZE_BYTES + payload_bytes] = job.metadata
+    elif frame.kind == FrameKind.PAGES:
+        for run in frame.runs:
+            start_bytes = BLOCK_SIZE_BYTES + payload_bytes
+            length_bytes = run.page_count * PAGE_SIZE_BYTES
+            job.memory.read_into(run.first_page * PAGE_SIZE_BYTES, slot[start_bytes : start_bytes + length_bytes])
+            payload_bytes += length_bytes
+    return encode_frame(slot, frame, job.identity, job.extents, job.plan.pages_total, payload_bytes)
+
+
+def _write_alone(job: DumpJob, frame: FramePlan, buffer: memoryview, progress: Progress) -> None:
+    try:
+        content = fill_request(job, [frame], buffer)
+        job.region.write_from(frame.region_offset_bytes, content)
+    except OSError as failure:
+        progress.count_failed(failure)
+    else:
+        progress.count_written([frame], content.nbytes)
+
+
+def _write_headers(job: DumpJob, progress: Progress, state: DumpState, end_time_ns: int) -> None:
+    cause = job.cause
+    header = _header(job.identity, job.extents, state, job.armed_time_ns)._replace(
+        frames_planned=len(job.plan.frames),
+        frames_written=progress.frames_written,
+        frames_failed=progress.frames_failed,
+        pages_total=job.plan.pages_total,
+        pages_planned=job.plan.pages_planned,
+        pages_written=progress.pages_written,
+        bytes_written=progress.bytes_written,
+        cause_kind=cause.kind,
+        bugcheck_code=cause.code,
+        bugcheck_parameters=struct.pack("<4Q", *cause.parameters),
+        crash_time_ns=cause.time_ns,
+        end_time_ns=end_time_ns,
+        cause_text=cut_text(cause.text, 128),
+    )
+    for offset_bytes, block in _headers(job.extents, header):
+        try:
+            job.region.write_through(offset_bytes, block)
+        except DeviceError as failure:
+            progress.failure = progress.failure or str(failure)  # frames speak for themselves without a header
+
+
+def _headers(extents: ExtentMap, header: DumpHeader) -> list[tuple[int, bytes]]:
+    """Each copy with its offset in the region, bound to its place on the disk."""
+    copies = []
+    for offset_bytes in header_offsets_bytes(extents.size_bytes):
+        (place,) = extents.runs(offset_bytes, BLOCK_SIZE_BYTES)
+        copies.append((offset_bytes, encode_dump_header(header._replace(physical_bytes=place.physical_bytes))))
+    return copies
+
+
+def header_offsets_bytes(region_size_bytes: int) -> tuple[int, int]:
+    return 0, region_size_bytes - BLOCK_SIZE_BYTES
+
+
+def cut_text(text: str, size_bytes: int) -> bytes:
+    """UTF-8 of at most `size_bytes`, never ending inside a character."""
+    return text.encode()[:size_bytes].decode(errors="ignore").encode()
+
+
+def _header(identity: DumpIdentity, extents: ExtentMap, state: DumpState, armed_time_ns: int) -> DumpHeader:
+    return DumpHeader(
+        magic=HEADER_MAGIC,
+        version=VERSION,
+        state=state,
+        dump_id=identity.dump_id,
+        generation=identity.generation,
+        physical_bytes=0,
+        region_size_bytes=extents.size_bytes,
+        frames_planned=0,
+        frames_written=0,
+        frames_failed=0,
+        cause_kind=CauseKind.NONE,
+        pages_total=0,
+        pages_planned=0,
+        pages_written=0,
+        bytes_written=0,
+        bugcheck_code=0,
+        bugcheck_parameters=bytes(32),
+        armed_time_ns=armed_time_ns,
+        crash_time_ns=0,
+        end_time_ns=0,
+        cause_text=b"",
+        digest=bytes(32),
+    )

@@ -1,0 +1,141 @@
+"""The writer: fixed threads carry requests through, trio stands over them.
+
+The threads live from arming on, each with its buffer; at the crash nothing is allocated for them. They take requests
+in the order of value and complete in any order. trio keeps the progress, the time budget and the stall watch: a disk
+that answers nothing for `STALL_SECONDS` ends the dump where it is, with what was written.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+import trio
+
+from dumpwriter import dump
+from vdisk.imagefile import aligned_buffer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dumpwriter.dump import DumpJob, Progress
+    from dumpwriter.frames import FramePlan
+
+STALL_SECONDS = 30.0
+REPORT_SECONDS = 0.05
+THREAD_STACK_SIZE_BYTES = 256 << 10
+
+
+class WriterThreads:
+    """Long-lived threads that each own a request buffer and run what they are given."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._bodies: queue.SimpleQueue[Callable[[memoryview], None] | None] = queue.SimpleQueue()
+        previous = threading.stack_size(THREAD_STACK_SIZE_BYTES)
+        for _ in range(count):
+            threading.Thread(target=self._live, args=(_touched_buffer(),), daemon=True).start()
+        threading.stack_size(previous)
+
+    async def run(self, body: Callable[[memoryview], None]) -> None:
+        """Run `body` once on every thread, each with its buffer; return when all are through.
+
+        The first exception of a body is raised. On cancellation the threads are left to themselves.
+        """
+        token = trio.lowlevel.current_trio_token()
+        finished = trio.Event()
+        failures: list[BaseException] = []
+        left = [self.count]
+
+        def one_is_through(failure: BaseException | None) -> None:
+            if failure is not None:
+                failures.append(failure)
+            left[0] -= 1
+            if not left[0]:
+                finished.set()
+
+        def guarded(buffer: memoryview) -> None:
+            try:
+                body(buffer)
+            except BaseException as failure:
+                token.run_sync_soon(one_is_through, failure)
+            else:
+                token.run_sync_soon(one_is_through, None)
+
+        for _ in range(self.count):
+            self._bodies.put(guarded)
+        await finished.wait()
+        if failures:
+            raise failures[0]
+
+    async def run_one(self, body: Callable[[], None]) -> None:
+        """Run one blocking step on one of the threads."""
+        turn = threading.Lock()
+
+        def first_only(_: memoryview) -> None:
+            if turn.acquire(blocking=False):
+                body()
+
+        await self.run(first_only)
+
+    def close(self) -> None:
+        """Let threads that are idle end."""
+        for _ in range(self.count):
+            self._bodies.put(None)
+
+    def _live(self, buffer: memoryview) -> None:
+        while (body := self._bodies.get()) is not None:
+            body(buffer)
+
+
+async def write_dump(
+    job: DumpJob,
+    threads: WriterThreads,
+    progress: Progress,
+    report: Callable[[], None],
+    now_ns: Callable[[], int],
+) -> None:
+    """Write and commit a dump; `progress.is_committed` tells whether it came to that.
+
+    Where the disk stalls it returns without, and the threads are lost: the caller must end the process.
+    """
+    requests = iter(job.plan.requests())
+    turn = threading.Lock()
+
+    def take_requests(buffer: memoryview) -> None:
+        while frames := _next(requests, turn):
+            dump.write_request(job, frames, buffer, progress)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_when_stalled, nursery.cancel_scope, progress, report)
+        await threads.run_one(lambda: dump.begin(job, progress))
+        await threads.run(take_requests)
+        await threads.run_one(lambda: dump.end(job, progress, now_ns()))
+        nursery.cancel_scope.cancel()
+    report()
+
+
+async def _cancel_when_stalled(scope: trio.CancelScope, progress: Progress, report: Callable[[], None]) -> None:
+    """Report regularly; end the dump when nothing was completed for `STALL_SECONDS`."""
+    last, deadline = -1, trio.current_time() + STALL_SECONDS
+    while trio.current_time() < deadline:
+        report()
+        done = progress.frames_written + progress.frames_failed
+        if done != last:
+            last, deadline = done, trio.current_time() + STALL_SECONDS
+        await trio.sleep(REPORT_SECONDS)
+    progress.failure = progress.failure or f"the disk completed nothing for {STALL_SECONDS:.0f} s"
+    scope.cancel()
+
+
+def _next(requests: Iterator[tuple[FramePlan, ...]], turn: threading.Lock) -> tuple[FramePlan, ...]:
+    with turn:
+        return next(requests, ())
+
+
+def _touched_buffer() -> memoryview:
+    """A request buffer whose every page is there already."""
+    buffer = memoryview(aligned_buffer(dump.REQUEST_BUFFER_SIZE_BYTES))
+    buffer[:] = bytes(buffer.nbytes)
+    return buffer

@@ -1,0 +1,192 @@
+"""Recovery tells the truth: complete, partial with every missing page named, or none with the reason."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dumpwriter import dump
+from dumpwriter.formats.region import PageRun
+from dumpwriter.frames import DumpIdentity
+from dumpwriter.pageset import PageSet
+from dumpwriter.recovery import Findings, recover
+from dumpwriter.verdict import Reason, Verdict
+from tests.dumping import CAUSE, DumpBench, Pages
+from vdisk.blockdevice import BlockDevice, Layer
+from vdisk.errors import DeviceError, PowerLost
+from vdisk.layers.mapped import Mapped
+
+if TYPE_CHECKING:
+    import random
+
+
+def recovered(bench: DumpBench) -> tuple[Findings, Pages]:
+    """Recover, and hold the promise against it: no wrong byte, and every missing page named."""
+    sink = Pages()
+    findings = recover(Mapped(bench.disk, bench.extents), bench.identity, sink)
+    for number, content in sink.pages.items():
+        assert content == bench.page(number), f"page {number} is wrong"
+    assert findings.pages_present == len(sink.pages)
+    named = {page for run in findings.missing for page in range(run.first_page, run.first_page + run.page_count)}
+    if findings.metadata is not None:
+        assert named == set(range(len(bench.memory.content) // 4096)) - set(sink.pages)
+    assert (findings.verdict == Verdict.COMPLETE) == (len(sink.pages) * 4096 == len(bench.memory.content))
+    return findings, sink
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 60])
+@pytest.mark.parametrize("pages", [1, 5, 64, 300, 1500])
+def test_a_whole_dump_comes_back_whole(pages: int, pieces: int) -> None:
+    bench = DumpBench(pages, pieces)
+    progress = bench.write()
+    assert progress.is_committed
+    findings, _ = recovered(bench)
+    assert (findings.verdict, findings.reason) == (Verdict.COMPLETE, Reason.WHOLE)
+    assert findings.header is not None
+    assert findings.header.cause_text.rstrip(b"\0").decode() == CAUSE.text
+    assert findings.header.pages_written == findings.pages_total == pages
+
+
+def test_an_armed_region_without_a_dump_says_so() -> None:
+    findings, sink = recovered(DumpBench(100))
+    assert (findings.verdict, findings.reason) == (Verdict.NONE, Reason.NO_DUMP)
+    assert not sink.pages
+
+
+def test_nothing_of_an_older_dump_is_taken() -> None:
+    bench = DumpBench(300, seed=1)
+    bench.write()
+    younger = DumpIdentity(bench.identity.dump_id, bench.identity.generation + 1)
+    dump.arm_region(Mapped(bench.disk, bench.extents), younger, bench.extents, 6)
+    for identity in (younger, DumpIdentity(bytes(16), bench.identity.generation)):
+        bench.identity = identity
+        findings, _ = recovered(bench)
+        assert findings.verdict == Verdict.NONE
+
+
+def test_a_region_too_small_keeps_the_best_pages() -> None:
+    bench = DumpBench(1000, region_bytes=4096 * (2 + 65 * 6))
+    bench.write()
+    findings, sink = recovered(bench)
+    assert (findings.verdict, findings.reason) == (Verdict.PARTIAL, Reason.REGION_TOO_SMALL)
+    assert len(sink.pages) == 4 * 64
+    assert all(page % 3 == 0 for page in sink.pages)
+
+
+class StopsAfter(Layer):
+    """The power goes after `writes` writes; the next one gets `sectors` sectors far."""
+
+    def __init__(self, lower: BlockDevice, writes: int, sectors: int) -> None:
+        super().__init__(lower)
+        self.writes, self.sectors = writes, sectors
+
+    def write_from(self, offset_bytes: int, buffer: object) -> None:
+        content = bytes(buffer)  # type: ignore[call-overload]
+        if not self.writes:
+            self.lower.write_from(offset_bytes, content[: self.sectors * 512])
+            raise PowerLost
+        self.writes -= 1
+        self.lower.write_from(offset_bytes, content)
+
+    def write_through(self, offset_bytes: int, buffer: object) -> None:
+        self.write_from(offset_bytes, buffer)
+
+
+@pytest.mark.parametrize("sectors", [0, 1, 7, 8, 9, 100, 513])
+def test_a_cut_at_any_write_never_gives_a_wrong_byte(sectors: int) -> None:
+    writes, came_through = 0, False
+    while not came_through:
+        bench = DumpBench(700, pieces=3)
+        try:
+            bench.write(lambda disk, writes=writes: StopsAfter(disk, writes, sectors))  # type: ignore[misc]
+            came_through = True
+        except PowerLost:
+            writes += 1
+        recovered(bench)
+    assert writes > 5
+
+
+class BadBlocks(Layer):
+    """Blocks that can neither be read nor written."""
+
+    def __init__(self, lower: BlockDevice, bad: set[int]) -> None:
+        super().__init__(lower)
+        self.bad = bad
+
+    def _check(self, offset_bytes: int, length_bytes: int) -> None:
+        if self.bad & set(range(offset_bytes // 4096, -(-(offset_bytes + length_bytes) // 4096))):
+            raise DeviceError(f"bad block near {offset_bytes}")
+
+    def read_into(self, offset_bytes: int, buffer: object) -> None:
+        self._check(offset_bytes, memoryview(buffer).nbytes)  # type: ignore[arg-type]
+        self.lower.read_into(offset_bytes, buffer)  # type: ignore[arg-type]
+
+    def write_from(self, offset_bytes: int, buffer: object) -> None:
+        self._check(offset_bytes, memoryview(buffer).nbytes)  # type: ignore[arg-type]
+        self.lower.write_from(offset_bytes, buffer)  # type: ignore[arg-type]
+
+
+def test_bad_blocks_cost_their_frames_and_nothing_else() -> None:
+    bench = DumpBench(1000, pieces=1)
+    first_block = bench.extents.extents[0].physical_bytes // 4096
+    bad = {first_block, first_block + 1 + 65 * 3 + 30}
+    progress = bench.write(lambda disk: BadBlocks(disk, bad))
+    assert progress.frames_failed == 1
+    sink = Pages()
+    findings = recover(Mapped(BadBlocks(bench.disk, bad), bench.extents), bench.identity, sink)
+    assert findings.verdict == Verdict.PARTIAL
+    assert len(sink.pages) == 1000 - 64
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 12))
+def test_random_damage_never_gives_a_wrong_byte(source: random.Random, count: int) -> None:
+    bench = DumpBench(130, pieces=4)
+    bench.write()
+    for _ in range(count):
+        where = source.randrange(len(bench.disk.content))
+        bench.disk.content[where] ^= source.randrange(1, 256)
+    recovered(bench)
+
+
+def test_a_frame_in_another_slot_is_not_believed() -> None:
+    bench = DumpBench(400, pieces=1)
+    bench.write()
+    start = bench.extents.extents[0].physical_bytes + 4096
+    slot = 65 * 4096
+    content = bench.disk.content
+    content[start + slot : start + 2 * slot] = content[start + 2 * slot : start + 3 * slot]
+    findings, sink = recovered(bench)
+    assert findings.verdict == Verdict.PARTIAL
+    assert len(sink.pages) == 400 - 64
+
+
+def test_without_any_header_the_frames_are_enough() -> None:
+    bench = DumpBench(300, pieces=6)
+    bench.write()
+    for offset in dump.header_offsets_bytes(bench.extents.size_bytes):
+        (place,) = bench.extents.runs(offset, 4096)
+        bench.disk.content[place.physical_bytes : place.physical_bytes + 4096] = bytes(4096)
+    findings, _ = recovered(bench)
+    assert findings.verdict == Verdict.COMPLETE
+    assert findings.header is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 8)), max_size=40), st.integers(1, 70))
+def test_a_page_set_is_a_set(runs: list[tuple[int, int]], expected: int) -> None:
+    pages: set[int] = set()
+    subject = PageSet()
+    for first, count in runs:
+        new = set(range(first, first + count))
+        assert subject.add(PageRun(first, count)) == (not new & pages)
+        if not new & pages:
+            pages |= new
+    found = subject.runs()
+    assert {page for first, count in found for page in range(first, first + count)} == pages
+    assert all(a.first_page + a.page_count < b.first_page for a, b in itertools.pairwise(found))
+    missing = list(subject.missing_from([PageRun(0, expected)]))
+    assert {page for first, count in missing for page in range(first, first + count)} == set(range(expected)) - pages
