@@ -81,12 +81,6 @@ find_python() {
     return 1
 }
 
-ensure_python() {
-    find_python && return
-    [[ -n "${PYTHON:-}" ]] || ensure_packages "${PYTHON_PACKAGES[@]}"
-    find_python || fail "no Python 3.11 or newer with venv and C headers: name one by PYTHON=/path/to/python3"
-}
-
 # --- the virtual environment ------------------------------------------------------------------------------------------
 
 # digest FILE...: of where we are and what the files hold. A virtual environment does not survive a move.
@@ -108,7 +102,7 @@ once() {
 }
 
 install_runtime() {
-    ensure_python
+    find_python || fail "no Python 3.11 or newer with venv and C headers: name one by PYTHON=/path/to/python3"
     say "making .venv with $("$python" --version)"
     quietly "$python" -m venv --clear .venv
     say "installing $(wc -l < requirements/build.lock) build tools and $(wc -l < requirements/runtime.lock) Python packages"
@@ -134,8 +128,12 @@ warn_without_fuse() {
 }
 
 setup_runtime() {
-    ensure_packages "${RUNTIME_PACKAGES[@]}"
-    .venv/bin/python -c "" 2> /dev/null || rm -f .venv/runtime.stamp
+    local packages=("${RUNTIME_PACKAGES[@]}")
+    if ! .venv/bin/python -c "" 2> /dev/null; then
+        rm -f .venv/runtime.stamp
+        [[ -n "${PYTHON:-}" ]] || find_python || packages+=("${PYTHON_PACKAGES[@]}")
+    fi
+    ensure_packages "${packages[@]}"
     once runtime requirements/build.lock requirements/runtime.lock
     local sources
     mapfile -t sources < <(find vdisk/ext4 -name '*.[ch]' ! -name '_*' | sort) # what cffi generates has a leading _
