@@ -16,8 +16,12 @@ from vdisk.blockdevice import BLOCK_SIZE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from dumpwriter.formats.controlblock import ClassRunRecord
+    from dumpwriter.memory.physical import MemoryRun
+
 REQUEST_FRAMES = 8  # one request to the disk: 2 MiB is where a large aligned write reaches full speed
 META_COPIES = 2
+RANK_UNKNOWN = 255
 
 
 class MemoryPart(NamedTuple):
@@ -39,6 +43,28 @@ class DumpPlan(NamedTuple):
         """Frames that lie one behind the other in the region, as many as make a large write."""
         for first in range(0, len(self.frames), REQUEST_FRAMES):
             yield self.frames[first : first + REQUEST_FRAMES]
+
+
+def memory_parts(classes: Iterable[ClassRunRecord], runs: Iterable[MemoryRun]) -> Iterator[MemoryPart]:
+    """Cut memory, as runs of data and of holes, by the worth of its pages. Both are ascending.
+
+    A page that no class names is worth the least that a page can be: it is written, last.
+    """
+    following = iter(classes)
+    current = next(following, None)
+    for physical_bytes, length_bytes, is_hole in runs:
+        page, end = physical_bytes // PAGE_SIZE_BYTES, (physical_bytes + length_bytes) // PAGE_SIZE_BYTES
+        while page < end:
+            while current is not None and current.first_page + current.page_count <= page:
+                current = next(following, None)
+            if current is None:
+                rank, stop = RANK_UNKNOWN, end
+            elif current.first_page > page:
+                rank, stop = RANK_UNKNOWN, min(end, current.first_page)
+            else:
+                rank, stop = current.page_class, min(end, current.first_page + current.page_count)
+            yield MemoryPart(rank, PageRun(page, stop - page), is_hole)
+            page = stop
 
 
 def plan_dump(parts: Iterable[MemoryPart], region_size_bytes: int) -> DumpPlan:

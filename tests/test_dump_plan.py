@@ -5,9 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dumpwriter.formats.controlblock import ClassRunRecord
 from dumpwriter.formats.region import FrameKind, PageRun
 from dumpwriter.frames import page_count, slot_count
-from dumpwriter.plan import MemoryPart, plan_dump, region_size_bytes
+from dumpwriter.memory.physical import MemoryRun
+from dumpwriter.plan import MemoryPart, memory_parts, plan_dump, region_size_bytes
 
 
 def parts_of(lengths: list[tuple[int, int, bool]]) -> list[MemoryPart]:
@@ -61,3 +63,28 @@ def test_frames_lie_in_their_slots_and_hold_what_their_kind_may() -> None:
         if frame.kind == FrameKind.PAGES:
             assert 1 <= page_count(frame.runs) <= 64
     assert [f.sequence for request in plan.requests() for f in request] == list(range(len(plan.frames)))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 9)), max_size=20), memories)
+def test_memory_is_cut_by_worth_and_by_holes(
+    spans: list[tuple[bool, int]], classes: list[tuple[int, int, bool]]
+) -> None:
+    worth: dict[int, int] = {}
+    holes: dict[int, bool] = {}
+    rows, page = [], 0
+    for page_class, count, is_named in classes:
+        if is_named:
+            rows.append(ClassRunRecord(page_class, page, count))
+            worth.update(dict.fromkeys(range(page, page + count), page_class))
+        page += count
+    runs, page = [], 3
+    for is_hole, count in spans:
+        runs.append(MemoryRun(page * 4096, count * 4096, is_hole))
+        holes.update(dict.fromkeys(range(page, page + count), is_hole))
+        page += count + int(is_hole)
+    found = {
+        number: (rank, is_zero)
+        for rank, (first, count), is_zero in memory_parts(rows, runs)
+        for number in range(first, first + count)
+    }
+    assert found == {number: (worth.get(number, 255), is_hole) for number, is_hole in holes.items()}

@@ -15,7 +15,6 @@ from vdisk.layers.mapped import Mapped
 from vdisk.layers.write_guard import WriteGuard
 from vdisk.memorydisk import MemoryDisk
 
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -46,13 +45,14 @@ def test_a_clone_takes_over_a_controller_that_was_left_off(controller: Controlle
     controller.order(Order.POWER_OFF)
     with pytest.raises(ControllerError):
         live.device.read(4096, 512)
-    ghost = stack.load_clone(stack.clone("dump_"), controller)
-    assert ghost.device.read(4096, 512) == b"a" * 512
+    ghost = stack.load_clone(stack.clone("dump_"))
+    assert controller.mode == Mode.OFF
+    assert ghost.attach(controller).read(4096, 512) == b"a" * 512
 
 
 def test_clones_have_an_address_a_size_and_a_digest_and_no_file(controller: Controller) -> None:
     live = stack.load_live(controller)
-    ghost = stack.load_clone(stack.clone("dump_"), controller)
+    ghost = stack.load_clone(stack.clone("dump_"))
     assert [module.name for module in ghost.modules] == ["dump_storahci", "dump_diskdump"]
     for original, copy in zip(live.modules, ghost.modules, strict=True):
         assert os.path.exists(original.path)

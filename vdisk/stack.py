@@ -65,16 +65,29 @@ def clone(prefix: str) -> tuple[CloneImage, ...]:
     return tuple(CloneImage(prefix + name, _compiled(name)) for name in DRIVERS)
 
 
-def load_clone(images: tuple[CloneImage, ...], controller: Controller) -> Stack:
-    """Make drivers of checked images, in order, and attach them. The images must be trusted: they are code."""
-    device: object = controller
-    rows = []
+def load_clone(images: tuple[CloneImage, ...]) -> Clone:
+    """Make drivers of checked images; no disk is touched. The images must be trusted: they are code."""
+    loaded = []
     for name, code in images:
         module = types.ModuleType(name)
         exec(marshal.loads(code), module.__dict__)  # noqa: S102, S302 - sealed and digested by the caller
-        rows.append(_row(name, module, code, "", "", ""))
-        device = module.attach(device)
-    return Stack(cast("BlockDevice", device), tuple(rows))
+        loaded.append(module)
+    rows = [_row(image.name, module, image.code, "", "", "") for image, module in zip(images, loaded, strict=True)]
+    return Clone(tuple(loaded), tuple(rows))
+
+
+class Clone(NamedTuple):
+    """Cloned drivers in memory, not yet on any controller."""
+
+    loaded: tuple[types.ModuleType, ...]
+    modules: tuple[Module, ...]
+
+    def attach(self, controller: Controller) -> BlockDevice:
+        """Take the controller over, in whatever state it is. Raises `ControllerError` where it cannot be woken."""
+        device: object = controller
+        for module in self.loaded:
+            device = module.attach(device)
+        return cast("BlockDevice", device)
 
 
 def _compiled(name: str) -> bytes:

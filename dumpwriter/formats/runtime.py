@@ -1,0 +1,55 @@
+"""The runtime file: registers and two texts in its first page, a JSON document behind it. It lives in memory only."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+MAGIC = 0x52_54_53_4F_48_47  # "GHOSTR", as a number
+VERSION = 1
+HEAD_SIZE_BYTES = 4096
+CAUSE_TEXT = (2048, 256)  # offset and size in bytes; UTF-8, padded with zeros
+REASON_TEXT = (2304, 256)
+DOCUMENT_SIZE_BYTES_MAX = 16 << 20
+
+
+class Register(IntEnum):
+    """Unsigned 64-bit integers from the start of the file, in this order."""
+
+    MAGIC = 0
+    VERSION = 1
+    STATE = 2
+    MACHINE_PID = 3
+    MACHINE_START = 4  # start time of the process in clock ticks, so that a reused pid is not taken for it
+    STANDBY_PID = 5
+    STANDBY_START = 6
+    CAUSE_KIND = 7
+    BUGCHECK_CODE = 8
+    BUGCHECK_PARAMETER_1 = 9
+    BUGCHECK_PARAMETER_2 = 10
+    BUGCHECK_PARAMETER_3 = 11
+    BUGCHECK_PARAMETER_4 = 12
+    CRASH_TIME_NS = 13
+    PAGES_TOTAL = 14
+    PAGES_PLANNED = 15
+    PAGES_WRITTEN = 16
+    BYTES_WRITTEN = 17
+    FRAMES_FAILED = 18
+    VERDICT = 19  # 0 not yet, else 1 + the index in `Verdict`
+    DOCUMENT_LENGTH_BYTES = 20
+    STEP_DONE = 21  # progress of the boot: recovery, and what else takes its time
+    STEP_TOTAL = 22
+    DUMP_NANOSECONDS = 23
+
+
+class MachineState(IntEnum):
+    """What the machine is doing. The numbers are in the file, the names in lower case are what `status` says."""
+
+    BOOTING = 1
+    ARMED = 2
+    DISARMED = 3  # it runs, but a crash would leave no dump
+    STOPPING = 4
+    OFF = 5
+    CRASHED = 6  # the bugcheck ran; the standby is on its way
+    DUMPING = 7
+    DUMPED = 8  # the dump is in the region
+    FAILED = 9  # the standby could not write a dump

@@ -1,0 +1,188 @@
+"""The runtime file, mapped by the command line, the machine and the standby: they meet there and nowhere else.
+
+It is found by the name of the mount point, never by touching the mount: a dead mount may hold whoever touches it.
+What stands in it is shared with processes that die half-way; every value read from it is bounded by who reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import stat
+import time
+from typing import Any
+
+import blake3
+
+from dumpwriter.dump import cut_text
+from dumpwriter.formats.region import CauseKind
+from dumpwriter.formats.runtime import (
+    CAUSE_TEXT,
+    DOCUMENT_SIZE_BYTES_MAX,
+    HEAD_SIZE_BYTES,
+    MAGIC,
+    VERSION,
+    MachineState,
+    Register,
+)
+from vdisk.errors import GhostdumpError, MountError
+
+
+class RuntimeFile:
+    """Registers by index, texts, and a document of facts that do not change while the machine runs."""
+
+    def __init__(self, descriptor: int, path: str = "") -> None:
+        self.descriptor = descriptor
+        self.path = path
+        self._registers = memoryview(mmap.mmap(descriptor, HEAD_SIZE_BYTES)).cast("Q")
+
+    def __getitem__(self, register: Register) -> int:
+        return int(self._registers[register])
+
+    def __setitem__(self, register: Register, value: int) -> None:
+        self._registers[register] = value
+
+    @property
+    def state(self) -> MachineState:
+        """The state as it stands; FAILED where it is none that we know."""
+        try:
+            return MachineState(self[Register.STATE])
+        except ValueError:
+            return MachineState.FAILED
+
+    @state.setter
+    def state(self, state: MachineState) -> None:
+        self[Register.STATE] = state
+
+    def text(self, place: tuple[int, int]) -> str:
+        offset_bytes, size_bytes = place
+        content = os.pread(self.descriptor, size_bytes, offset_bytes)
+        return content.split(b"\0", 1)[0].decode(errors="replace")
+
+    def set_text(self, place: tuple[int, int], text: str) -> None:
+        offset_bytes, size_bytes = place
+        os.pwrite(self.descriptor, cut_text(text, size_bytes - 1).ljust(size_bytes, b"\0"), offset_bytes)
+
+    def parameters(self) -> tuple[int, int, int, int]:
+        """The four parameters of the bugcheck."""
+        return (
+            self[Register.BUGCHECK_PARAMETER_1],
+            self[Register.BUGCHECK_PARAMETER_2],
+            self[Register.BUGCHECK_PARAMETER_3],
+            self[Register.BUGCHECK_PARAMETER_4],
+        )
+
+    def set_cause(self, kind: CauseKind, code: int, parameters: tuple[int, int, int, int], text: str) -> None:
+        """Say why the machine stops; the kind goes last, since the standby looks for it first."""
+        self[Register.CAUSE_KIND] = CauseKind.NONE
+        self[Register.BUGCHECK_CODE] = code
+        for index, parameter in enumerate(parameters):
+            self[Register(Register.BUGCHECK_PARAMETER_1 + index)] = parameter
+        self[Register.CRASH_TIME_NS] = time.time_ns()
+        self.set_text(CAUSE_TEXT, text)
+        self[Register.CAUSE_KIND] = kind
+
+    def document(self) -> dict[str, Any]:
+        """The facts; empty where none were published or they cannot be read."""
+        length_bytes = min(self[Register.DOCUMENT_LENGTH_BYTES], DOCUMENT_SIZE_BYTES_MAX)
+        try:
+            document = json.loads(os.pread(self.descriptor, length_bytes, HEAD_SIZE_BYTES) or b"{}")
+        except ValueError:
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    def publish(self, document: dict[str, Any]) -> None:
+        content = json.dumps(document).encode()
+        self[Register.DOCUMENT_LENGTH_BYTES] = 0
+        os.pwrite(self.descriptor, content, HEAD_SIZE_BYTES)
+        self[Register.DOCUMENT_LENGTH_BYTES] = len(content)
+
+    def remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def create(mountpoint: str) -> RuntimeFile:
+    """A fresh file for a machine at this mount point; what an earlier machine left there is replaced."""
+    path = path_of(mountpoint)
+    unfinished = f"{path}.{os.getpid()}"
+    descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    os.ftruncate(descriptor, HEAD_SIZE_BYTES)
+    runtime = RuntimeFile(descriptor, path)
+    runtime[Register.VERSION] = VERSION
+    runtime[Register.STATE] = MachineState.BOOTING
+    runtime[Register.MACHINE_PID] = os.getpid()
+    runtime[Register.MACHINE_START] = process_start(os.getpid())
+    runtime[Register.MAGIC] = MAGIC
+    os.rename(unfinished, path)
+    return runtime
+
+
+def find(mountpoint: str) -> RuntimeFile | None:
+    """The runtime file of the machine that is, or was last, at this mount point."""
+    path = path_of(mountpoint)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MountError(f"cannot open {path}: {error.strerror}") from None
+    if os.fstat(descriptor).st_size < HEAD_SIZE_BYTES:
+        os.close(descriptor)
+        return None
+    runtime = RuntimeFile(descriptor, path)
+    if (runtime[Register.MAGIC], runtime[Register.VERSION]) != (MAGIC, VERSION):
+        runtime.close()
+        return None
+    return runtime
+
+
+def path_of(mountpoint: str) -> str:
+    digest = blake3.blake3(os.fsencode(normalised(mountpoint))).hexdigest(length=16)
+    return os.path.join(directory(), f"{digest}.machine")
+
+
+def normalised(mountpoint: str) -> str:
+    """The absolute name of a mount point, its last part unresolved: to resolve it would be to touch the mount."""
+    parent, name = os.path.split(os.path.abspath(mountpoint))
+    return os.path.join(os.path.realpath(parent), name)
+
+
+def directory() -> str:
+    """Where runtime files are: private to the user, made when it is missing."""
+    path = _directory_name()
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise GhostdumpError(f"{path} is not a private directory of this user: remove it")
+    return path
+
+
+def _directory_name() -> str:
+    if os.geteuid() == 0 and os.path.isdir("/run"):
+        return "/run/ghostdump"
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if base and os.path.isdir(base):
+        return os.path.join(base, "ghostdump")
+    return f"/tmp/ghostdump-{os.geteuid()}"  # noqa: S108 - checked to be ours and private
+
+
+def process_start(pid: int) -> int:
+    """Start time of a process in clock ticks since boot; 0 where there is no such process, or only its remains."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def is_alive(pid: int, start: int) -> bool:
+    """Whether the very process that wrote its pid and start time still runs."""
+    return pid > 0 and start > 0 and process_start(pid) == start

@@ -1,0 +1,210 @@
+"""The standby: a process of its own that sleeps until the machine dies, and then writes its memory to the disk.
+
+It is started fresh, not forked, so that nothing of the live machine is in it. It holds descriptors and no path. It
+wakes when the machine asks for it (an eventfd) and when the machine's process ends for whatever reason (a pidfd); it
+makes sure that the process is gone before it reads memory.
+
+    python -m dumpwriter.standby '{"control_block": 5, "memory": 6, …}'     one line of JSON on stdout when it is ready
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from dumpwriter import controlblock
+from dumpwriter.dump import Cause, DumpJob, Progress
+from dumpwriter.formats.region import CauseKind, MemoryRangeRecord
+from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, MachineState, Register
+from dumpwriter.memory.physical import MemoryRange, PhysicalMemory
+from dumpwriter.metadata import Metadata, encode_metadata
+from dumpwriter.plan import memory_parts, plan_dump
+from dumpwriter.runtime import RuntimeFile, process_start
+from dumpwriter.verdict import Verdict
+from dumpwriter.writer import WriterThreads, write_dump
+from vdisk import stack
+from vdisk.bootarea import BOOT_AREA_SIZE_BYTES
+from vdisk.controller import Controller, Order
+from vdisk.errors import DeviceError, FormatError
+from vdisk.extent import Run
+from vdisk.imagefile import ImageFile
+from vdisk.layers.mapped import Mapped
+from vdisk.layers.write_guard import WriteGuard
+
+if TYPE_CHECKING:
+    from dumpwriter.controlblock import ControlBlock
+    from vdisk.blockdevice import BlockDevice
+
+MCL_CURRENT, MCL_FUTURE = 1, 2
+FREEZE_SECONDS = 10.0
+
+
+class Handles(NamedTuple):
+    """The descriptors that the standby is given; all that it has of the world."""
+
+    control_block: int
+    memory: int
+    registers: int
+    image: int  # the disk, past the host's page cache where that can be
+    lock: int  # holds the lock of the image for as long as the standby lives
+    runtime: int
+    machine: int  # pidfd of the process that runs the machine
+    wake: int  # eventfd
+
+
+def main() -> None:
+    handles = Handles(**json.loads(sys.argv[1]))
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+        signal.signal(ignored, signal.SIG_IGN)
+    runtime = RuntimeFile(handles.runtime)
+    try:
+        trio.run(_stand_by, handles, runtime)
+    except BaseException as failure:
+        _fail(runtime, f"standby: {failure!r}")
+    os._exit(0)  # without teardown: a thread that a stalled disk holds must not hold the process
+
+
+async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
+    block = controlblock.unseal(handles.control_block)
+    clone = stack.load_clone(block.images)
+    threads = WriterThreads(block.writer_threads)
+    await threads.run_one(lambda: None)
+    is_locked = _lock_memory()
+    ready = {"pid": os.getpid(), "start": process_start(os.getpid()), "locked": is_locked}
+    print(json.dumps(ready | {"modules": [module._asdict() for module in clone.modules]}), flush=True)  # noqa: T201
+    _let_go_of_output()
+    await _first_readable(handles.machine, handles.wake)
+    if await _freeze(handles, runtime):
+        await _dump(handles, runtime, threads)
+
+
+async def _freeze(handles: Handles, runtime: RuntimeFile) -> bool:
+    """End the machine's process and wait until it is gone: only then does nobody write to memory or disk."""
+    signal.pidfd_send_signal(handles.machine, signal.SIGKILL)
+    with trio.move_on_after(FREEZE_SECONDS):
+        await trio.lowlevel.wait_readable(handles.machine)
+        return True
+    _fail(runtime, "the machine's process did not end; memory was not read")
+    return False
+
+
+async def _dump(handles: Handles, runtime: RuntimeFile, threads: WriterThreads) -> None:
+    started_ns = time.monotonic_ns()
+    cause = _cause(runtime)
+    progress = Progress()
+    try:
+        block = controlblock.unseal(handles.control_block)
+        controller = Controller(handles.registers, ImageFile(handles.image))
+        # The drivers are made anew from the image that was just checked, not from what has lain in memory.
+        disk = stack.load_clone(block.images).attach(controller)
+        job = _job(block, handles, disk, cause)
+    except (FormatError, DeviceError) as refusal:
+        _fail(runtime, str(refusal))
+        return
+    runtime[Register.PAGES_TOTAL] = job.plan.pages_total
+    runtime[Register.PAGES_PLANNED] = job.plan.pages_planned
+    runtime.state = MachineState.DUMPING
+
+    def report() -> None:
+        runtime[Register.PAGES_WRITTEN] = progress.pages_written
+        runtime[Register.BYTES_WRITTEN] = progress.bytes_written
+        runtime[Register.FRAMES_FAILED] = progress.frames_failed
+
+    await write_dump(job, threads, progress, report, time.time_ns)
+    runtime[Register.DUMP_NANOSECONDS] = time.monotonic_ns() - started_ns
+    _conclude(runtime, job, progress)
+    controller.order(Order.POWER_OFF)
+
+
+def _job(block: ControlBlock, handles: Handles, disk: BlockDevice, cause: Cause) -> DumpJob:
+    memory = PhysicalMemory(handles.memory, [MemoryRange(*row) for row in block.memory_ranges])
+    extents = block.extents
+    boot_area = Run(block.disk_size_bytes - BOOT_AREA_SIZE_BYTES, BOOT_AREA_SIZE_BYTES)
+    guard = WriteGuard(disk, [*extents.runs(0, extents.size_bytes), boot_area])
+    metadata = Metadata(
+        _notes(memory), tuple(MemoryRangeRecord(row[0], row[1]) for row in block.memory_ranges), block.machine
+    )
+    return DumpJob(
+        plan=plan_dump(memory_parts(block.page_classes, memory.runs()), extents.size_bytes),
+        identity=block.identity,
+        extents=extents,
+        region=Mapped(guard, extents),
+        memory=memory,
+        metadata=encode_metadata(metadata),
+        cause=cause,
+        armed_time_ns=block.armed_time_ns,
+    )
+
+
+def _notes(memory: PhysicalMemory) -> bytes:
+    try:
+        return memory.read_notes()
+    except FormatError:
+        return b""  # the dying machine scribbled on them; the pages are worth the dump without
+
+
+def _cause(runtime: RuntimeFile) -> Cause:
+    try:
+        kind = CauseKind(runtime[Register.CAUSE_KIND])
+    except ValueError:
+        kind = CauseKind.NONE
+    now_ns = time.time_ns()
+    if kind == CauseKind.NONE:
+        runtime[Register.CAUSE_KIND] = CauseKind.MACHINE_DIED
+        runtime[Register.CRASH_TIME_NS] = now_ns
+        runtime.set_text(CAUSE_TEXT, "the mount process died without a bugcheck")
+        return Cause(CauseKind.MACHINE_DIED, 0, (0, 0, 0, 0), runtime.text(CAUSE_TEXT), now_ns)
+    time_ns = runtime[Register.CRASH_TIME_NS] or now_ns
+    return Cause(kind, runtime[Register.BUGCHECK_CODE], runtime.parameters(), runtime.text(CAUSE_TEXT), time_ns)
+
+
+def _conclude(runtime: RuntimeFile, job: DumpJob, progress: Progress) -> None:
+    whole = progress.is_committed and progress.pages_written == job.plan.pages_total
+    verdict = Verdict.COMPLETE if whole else Verdict.PARTIAL if progress.pages_written else Verdict.NONE
+    reason = progress.failure
+    if not reason and job.plan.pages_planned < job.plan.pages_total:
+        reason = "the region is too small for all of memory"
+    runtime.set_text(REASON_TEXT, reason)
+    runtime[Register.VERDICT] = 1 + list(Verdict).index(verdict)
+    runtime.state = MachineState.DUMPED if progress.pages_written else MachineState.FAILED
+
+
+def _fail(runtime: RuntimeFile, reason: str) -> None:
+    runtime.set_text(REASON_TEXT, reason)
+    runtime[Register.VERDICT] = 1 + list(Verdict).index(Verdict.NONE)
+    runtime.state = MachineState.FAILED
+
+
+async def _first_readable(*descriptors: int) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def wait(descriptor: int) -> None:
+            await trio.lowlevel.wait_readable(descriptor)
+            nursery.cancel_scope.cancel()
+
+        for descriptor in descriptors:
+            nursery.start_soon(wait, descriptor)
+
+
+def _lock_memory() -> bool:
+    """Keep every page of this process in memory; False where the user may not lock that much."""
+    return bool(ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_FUTURE) == 0)
+
+
+def _let_go_of_output() -> None:
+    """Nobody reads what a standby says; a pipe that nobody reads must not be in its way."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    main()
