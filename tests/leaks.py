@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+SHARED_RUNTIME = Path("/run/ghostdump")
 _SETTLE_SECONDS = 3.0  # a process needs a moment to end after its mount is gone
 _POLL_SECONDS = 0.01
 
@@ -129,9 +130,14 @@ def _detach(leak: Leak) -> None:
 
 
 def _runtime_files(home: Home) -> Iterator[Leak]:
+    """All of ours; and of those in the one directory that root's machines share, the ones that name our files."""
     for path in home.runtime.rglob("*"):
         if not path.is_dir():
             yield Leak("runtime file", str(path), "")
+    with suppress(FileNotFoundError, PermissionError):  # never made, removed meanwhile, or root's
+        for path in SHARED_RUNTIME.iterdir():
+            if os.fsencode(home.prefix) in path.read_bytes():
+                yield Leak("runtime file", str(path), "")
 
 
 def _remove(leak: Leak) -> None:

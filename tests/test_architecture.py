@@ -18,7 +18,6 @@ PRODUCT = modules("vdisk", "dumpwriter")
 # (or package) that is not there yet is marked planned; the mark has to go when it comes.
 PLANNED = "planned"
 MAY_USE_THE_FILESYSTEM = {
-    "dumpwriter.arming": PLANNED,
     "dumpwriter.machine": PLANNED,
     "dumpwriter.cli": PLANNED,
 }

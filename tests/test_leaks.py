@@ -71,6 +71,15 @@ def test_a_runtime_file(run_home: leaks.Home) -> None:
     assert not path.exists()
 
 
+def test_a_shared_runtime_file_is_ours_when_it_names_our_disk(
+    run_home: leaks.Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaks, "SHARED_RUNTIME", tmp_path)
+    (tmp_path / "theirs").write_text("/somewhere/disk.img")
+    (tmp_path / "ours").write_text(f'{{"image": "{run_home.path}/disk.img"}}')
+    assert found(run_home, "runtime file") == [str(tmp_path / "ours")]
+
+
 @needs_root
 def test_a_mount_even_with_a_blank_in_its_name(run_home: leaks.Home, tmp_path: Path) -> None:
     mount_point = tmp_path / "a b"
