@@ -113,7 +113,8 @@ install_runtime() {
 
 install_project() {
     say "building the extension, installing .venv/bin/ghostdump"
-    pip install --no-deps --no-build-isolation --editable .
+    # compat: a plain line in a .pth file, where the default adds 15 ms to every start of Python.
+    pip install --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 }
 
 install_test() {
