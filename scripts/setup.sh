@@ -83,8 +83,8 @@ find_python() {
 
 # --- the virtual environment ------------------------------------------------------------------------------------------
 
-# digest FILE...: of where we are and what the files hold. A virtual environment does not survive a move.
-digest() { { pwd && cat "$@"; } | sha256sum; }
+# digest FILE...: of where we are and what the files and this one hold. A virtual environment does not survive a move.
+digest() { { pwd && sha256sum scripts/setup.sh "$@"; } | sha256sum; }
 
 is_done() { [[ "$(cat ".venv/$1.stamp" 2> /dev/null)" == "$2" ]]; }
 
