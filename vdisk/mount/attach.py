@@ -1,9 +1,9 @@
-"""Attach and detach: get a FUSE connection from fusermount3 and put it at a directory.
+"""Attach: get a FUSE connection from fusermount3, put it at a directory, and see that it never stays there alone.
 
-libfuse would do this, but print to stderr what a user must know, leave its fusermount3 behind for as long as the
-process lives, and take option values in ASCII only. The protocol is small: the helper mounts, sends the descriptor of
-/dev/fuse over the socket named in `_FUSE_COMMFD`, and, with `auto_unmount`, stays to unmount when the socket closes. So
-no death of ours leaves a mount behind.
+libfuse would do this, but it prints to stderr what a user must know and takes option values in ASCII only; and its
+`auto_unmount`, in the fusermount3 of Debian 12, unmounts nothing for a user without root. The protocol is small: the
+helper mounts and sends the descriptor of /dev/fuse over the socket named in `_FUSE_COMMFD`. Beside it a watcher, a
+shell that waits for the end of a pipe, unmounts when we die without having done so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from vdisk.mount import mountinfo
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ANSWER_SECONDS = 10.0
+# Only a dead mount is taken away: in the meantime somebody may have cleared it and mounted anew.
+_WATCHER = """
+read -r _
+if stat --file-system -- "$1" 2>&1 | grep -q -e "not connected" -e "connection abort"
+then exec fusermount3 -u -z -- "$1"
+fi
+"""
 
 
 def check_mountpoint(path: str) -> str:
@@ -50,22 +56,29 @@ def check_mountpoint(path: str) -> str:
 def attached(mountpoint: str, options: list[str]) -> Iterator[int]:
     """Mount at a checked place; yield the descriptor of the connection, which the caller closes. Raises MountError.
 
-    At the end the helper is gone, and the mount with it.
+    When the connection is closed at the end, nothing is mounted any more; nor is it when this process dies before.
     """
-    ours, theirs = socket.socketpair()
-    complaint = os.memfd_create("complaint")
+    _check_device()
+    with _watched(mountpoint):
+        yield _connect(mountpoint, options)
+
+
+@contextlib.contextmanager
+def _watched(mountpoint: str) -> Iterator[None]:
+    """Keep a watcher beside us: its standard input ends when we do, and then it takes a dead mount away."""
+    watcher = subprocess.Popen(
+        ["/bin/sh", "-c", _WATCHER, "ghostdump-watcher", mountpoint],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "LC_ALL": "C"},
+        start_new_session=True,  # the Ctrl-C that ends us must not end it
+        cwd="/",
+    )
     try:
-        with ours:
-            with theirs:
-                helper = _start_helper(mountpoint, options, theirs.fileno(), complaint)
-            try:
-                ours.settimeout(_ANSWER_SECONDS)
-                yield _receive_descriptor(ours) or _fail(mountpoint, os.pread(complaint, 4096, 0))
-            finally:
-                ours.close()
-                helper.wait()
+        yield
     finally:
-        os.close(complaint)
+        watcher.communicate()
 
 
 def escape_option(value: str) -> str:
@@ -73,35 +86,31 @@ def escape_option(value: str) -> str:
     return value.replace("\\", "\\\\").replace(",", "\\,")
 
 
-def _start_helper(mountpoint: str, options: list[str], socket_fd: int, complaint_fd: int) -> subprocess.Popen[bytes]:
+def _check_device() -> None:
     if not os.path.exists("/dev/fuse"):
-        raise MountError(
-            "/dev/fuse is missing; load the kernel's fuse module (modprobe fuse) or give the container the device"
-        )
-    try:
-        return subprocess.Popen(
-            ["fusermount3", "-o", ",".join([*options, "auto_unmount"]), "--", mountpoint],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=complaint_fd,
-            env={**os.environ, "_FUSE_COMMFD": str(socket_fd), "LC_ALL": "C"},
-            pass_fds=[socket_fd],
-        )
-    except FileNotFoundError:
-        raise MountError("fusermount3 is not installed; install the package fuse3") from None
+        raise MountError("/dev/fuse is missing; run modprobe fuse, or give the container the device")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise MountError("/dev/fuse is not open to you; run chmod 666 /dev/fuse as root")
 
 
-def _receive_descriptor(ours: socket.socket) -> int | None:
-    """The descriptor that the helper sends, or None where it ended without."""
-    try:
-        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
-    except TimeoutError:
-        return None
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, False)
-    return descriptors[0] if descriptors else None
-
-
-def _fail(mountpoint: str, complaint: bytes) -> int:
-    text = complaint.decode(errors="replace").strip().removeprefix("fusermount3: ").replace("\n", "; ")
-    raise MountError(f"{mountpoint}: cannot be mounted: {text or 'fusermount3 gave no reason'}")
+def _connect(mountpoint: str, options: list[str]) -> int:
+    """Run the helper and receive the descriptor that it sends. Raises MountError with its complaint."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        try:
+            done = subprocess.run(
+                ["fusermount3", "-o", ",".join(options), "--", mountpoint],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"},
+                pass_fds=[theirs.fileno()],
+            )
+        except FileNotFoundError:
+            raise MountError("fusermount3 is not installed; install the package fuse3") from None
+        if done.returncode:
+            complaint = done.stderr.decode(errors="replace").strip().removeprefix("fusermount3: ").replace("\n", "; ")
+            raise MountError(f"{mountpoint}: cannot be mounted: {complaint}")
+        _, (descriptor,), _, _ = socket.recv_fds(ours, 1, 1)
+    os.set_inheritable(descriptor, False)
+    return descriptor

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from vdisk.errors import MountError
 
 TYPE = "fuse.ghostdump"
-_PROBE_SECONDS = 2.0
+PROBE_SECONDS = 2.0
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
@@ -101,7 +101,7 @@ def _ended(child: int) -> bool:
     """Wait a while for a child; kill it and leave it behind where it does not end."""
     pidfd = os.pidfd_open(child)
     try:
-        if select.select([pidfd], [], [], _PROBE_SECONDS)[0]:
+        if select.select([pidfd], [], [], PROBE_SECONDS)[0]:
             os.waitpid(child, 0)
             return True
         os.kill(child, signal.SIGKILL)
