@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
@@ -139,8 +140,12 @@ def test_interrupted_anywhere_by_another_append_no_line_is_lost(memory: Physical
     assert event_number > 20, "the profile saw too few places to interrupt"
 
 
-def test_a_scribbled_ring_cannot_hang_the_writer(memory: PhysicalMemory) -> None:
+@pytest.mark.parametrize("length", [0, 1, 8, 504, 0x8000, 0xFFFF])
+def test_a_scribbled_ring_neither_hangs_the_writer_nor_leads_it_astray(memory: PhysicalMemory, length: int) -> None:
     ring = new_ring(memory)
     for number in range(20):
-        memory.write(BUFFER, bytes([number * 37 % 256]) * SIZE)
+        memory.write(BUFFER, struct.pack("<QHHHH", 0, length, 0, 0, 0) * (SIZE // 16))
         ring.append(6, 0, line(number))
+        variables = PRINTK_VARIABLES.unpack_from(memory.read(VARIABLES, PRINTK_VARIABLES.size_bytes))
+        assert max(variables.log_first_idx, variables.log_next_idx) + 16 <= SIZE
+    assert memory.read(BUFFER + SIZE, 0x3000 - BUFFER - SIZE) == bytes(0x3000 - BUFFER - SIZE)
