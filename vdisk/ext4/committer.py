@@ -1,0 +1,157 @@
+"""Operations and commits: what makes changes of the metadata atomic and durable.
+
+A change is made in the cache, within an operation. A commit puts all that changed into the journal at once. A
+checkpoint, from time to time and always right after a commit, writes what the journal holds to its home. File data is
+written before the commit that makes it visible (the ordered mode of ext4).
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING
+
+from vdisk.ext4._libext2fs import lib
+from vdisk.ext4.superblock import INCOMPAT_RECOVER, Superblock
+from vdisk.ext4.volume import BLOCK_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from vdisk.ext4.log import Log
+    from vdisk.ext4.volume import Volume
+
+COMMIT_AFTER_SECONDS = 5.0
+_WRITE_BLOCKS_MAX = 256  # 1 MiB: the longest write of a checkpoint
+
+
+class Committer:
+    """Use it as a context manager around each operation that changes metadata.
+
+    An operation that raises before it changed anything was refused, and that is all. One that fails half-way ends the
+    life of this mount: nothing is committed any more (EROFS), and the disk stays at its last commit.
+    """
+
+    def __init__(self, volume: Volume, log: Log) -> None:
+        self._volume = volume
+        self._log = log
+        self._threshold_blocks = log.capacity_blocks // 4
+        self._changes = volume.changes
+        self._committed_changes = volume.changes
+        self._dirty_since: float | None = None
+        self.data_written = False
+        self.is_aborted = False
+
+    def __enter__(self) -> None:
+        if self.is_aborted:
+            raise OSError(errno.EROFS, "the filesystem was shut down by an earlier error")
+        if lib.cache_changed(self._volume.handle) >= self._threshold_blocks:
+            self.commit()
+        self._changes = self._volume.changes
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._volume.changes == self._changes:
+            return
+        if kind is not None:
+            self.is_aborted = True
+        if self._dirty_since is None:
+            self._dirty_since = time.monotonic()
+
+    @property
+    def is_dirty(self) -> bool:
+        return self._volume.changes != self._committed_changes
+
+    @property
+    def budget_blocks(self) -> int:
+        """Where one long operation had better commit a part of itself."""
+        return self._threshold_blocks
+
+    def maintain(self) -> None:
+        """Commit what has waited long enough, and keep the cache small."""
+        since = self._dirty_since
+        if since is not None and not self.is_aborted and time.monotonic() - since >= COMMIT_AFTER_SECONDS:
+            self.commit()
+        self._volume.trim()
+
+    def reserve(self, blocks: int) -> None:
+        """Have as many free blocks at hand, where a commit can bring them. For the start of an operation."""
+        if self._volume.available_blocks < blocks <= self._volume.free_blocks:
+            self.commit()
+            self.checkpoint()
+
+    def require(self, blocks: int) -> None:
+        """Raise OSError ENOSPC where there are not as many free blocks, before an operation changes anything."""
+        self.reserve(blocks)
+        if self._volume.available_blocks < blocks:
+            raise OSError(errno.ENOSPC, "the filesystem is full")
+
+    def sync(self) -> None:
+        """Make all that was done so far durable."""
+        if self.is_dirty:
+            self.commit()
+        elif self.data_written:
+            self._volume.device.flush()
+            self.data_written = False
+
+    def commit(self) -> None:
+        """Put every change into the journal. Raises `DeviceError`; nothing can be committed after that."""
+        if not self.is_dirty:
+            return
+        if self.is_aborted:
+            raise OSError(errno.EROFS, "the filesystem was shut down by an earlier error")
+        self.is_aborted = True  # until all of it has worked
+        if not self._log.is_open:
+            self._open_log()
+        self._volume.superblock.s_wtime = int(time.time()) & 0xFFFFFFFF
+        self._volume.check(lib.volume_seal(self._volume.handle))
+        numbers = self._volume.changed_blocks()
+        self._log.append(numbers, self._volume.content(numbers))
+        lib.volume_committed(self._volume.handle)
+        self._committed_changes = self._changes = self._volume.changes
+        self._dirty_since = None
+        self.data_written = False
+        self.is_aborted = False
+        if self._log.is_crowded:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Bring what was committed to its home, and empty the journal. Nothing may have changed since the commit."""
+        assert not self.is_dirty
+        if not self._log.is_open:
+            return
+        for block, content in self._unwritten_runs():
+            self._volume.device.write_from(block * BLOCK_BYTES, content)
+        self._volume.device.flush()
+        self._log.empty()
+        lib.volume_checkpointed(self._volume.handle)
+
+    def close(self) -> None:
+        """Commit, checkpoint, and say on the disk that there is nothing to replay."""
+        if self.is_aborted:
+            return
+        self.sync()
+        if not self._log.is_open:
+            return
+        self.checkpoint()
+        self._log.close()
+        Superblock(self._volume.device).write_recover_flag(False)
+
+    def _open_log(self) -> None:
+        """The flag first: a journal that is in use below a superblock that does not say so would be thrown away."""
+        Superblock(self._volume.device).write_recover_flag(True)
+        self._volume.superblock.s_feature_incompat |= INCOMPAT_RECOVER
+        self._log.empty()
+
+    def _unwritten_runs(self) -> Iterator[tuple[int, bytearray]]:
+        """Neighbouring blocks together: (first block, content)."""
+        run: list[int] = []
+        for number in self._volume.unwritten_blocks():
+            if run and (number != run[-1] + 1 or len(run) == _WRITE_BLOCKS_MAX):
+                yield run[0], self._volume.content(run)
+                run = []
+            run.append(number)
+        if run:
+            yield run[0], self._volume.content(run)
