@@ -215,6 +215,9 @@ class Ext4Filesystem:
     def unpin(self, ino: int) -> None:
         self._inodes.unpin(ino)
 
+    def is_pinned(self, ino: int) -> bool:
+        return self._inodes.is_pinned(ino)
+
     def xattr_get(self, ino: int, name: bytes) -> bytes:
         """Raises OSError ENODATA, EOPNOTSUPP."""
         return self._xattrs.get(ino, name)

@@ -235,6 +235,9 @@ class Inodes:
     def unpin(self, ino: int) -> None:
         self._pinned.discard(ino)
 
+    def is_pinned(self, ino: int) -> bool:
+        return ino in self._pinned
+
     def check_changeable(self, ino: int) -> None:
         """Raise OSError EPERM where the inode is pinned, immutable or append-only."""
         if ino in self._pinned or not is_changeable(self._volume.inode(ino)):
