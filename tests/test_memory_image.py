@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from contextlib import closing
@@ -213,6 +214,9 @@ def parse_within_bounds(content: bytes) -> None:
     except FormatError:
         return
     assert sum(length for _, length in core.spans()) <= len(content) + MIB
+    for (start, length), (following, _) in itertools.pairwise([(-1, 0), *core.spans()]):
+        assert start + length < following
+        assert following % PAGE == 0
     end = 0
     for segment in core.segments:
         assert segment.physical_bytes >= end

@@ -1,4 +1,4 @@
-"""The simulated kernel: where everything lies in its memory, and how its structures look.
+"""The simulated kernel: where everything lies in its memory, and what its page descriptors look like.
 
 Modelled on Linux 5.4 for x86-64 with a flat memory map and without address randomisation, because that is the youngest
 kernel whose log ring and page descriptors every reader still knows by VMCOREINFO alone. Sources: Linux 5.4,
@@ -7,7 +7,6 @@ Documentation/x86/x86_64/mm.rst (address map), include/linux/mm_types.h (struct 
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -33,7 +32,6 @@ MEMORY_MAXIMUM_BYTES = 512 * GIB  # what one page of third-level page tables map
 CPUS_MAXIMUM = 16
 
 TEXT = 0x20_0000
-TEXT_BYTES = 1 * MIB
 BUGCHECK_ENTRY = TEXT + 0x1000
 IDLE_ENTRY = TEXT + 0x2000
 UTS_NAMESPACE = 0x30_0000
@@ -81,17 +79,6 @@ class PageDescriptor(NamedTuple):
 
 
 PAGE_DESCRIPTOR = Layout(PageDescriptor, size_bytes=64)
-
-_DESCRIPTORS = {
-    PageClass.LOG: PageDescriptor(flags=PG_RESERVED),
-    PageClass.STRUCTURES: PageDescriptor(flags=PG_RESERVED),
-    PageClass.PAGE_TABLES: PageDescriptor(flags=PG_RESERVED),
-    PageClass.KERNEL_DATA: PageDescriptor(flags=PG_SLAB),
-    PageClass.USER: PageDescriptor(
-        flags=PG_UPTODATE | PG_LRU | PG_SWAPBACKED, mapping=DIRECT_MAP + TEXT + MAPPING_ANON, mapcount=0
-    ),
-    PageClass.CACHE: PageDescriptor(flags=PG_UPTODATE | PG_LRU, mapping=DIRECT_MAP + TEXT),
-}
 
 _PLANTED_CLASSES = (PageClass.KERNEL_DATA, PageClass.USER, PageClass.CACHE, PageClass.FREE)
 _PLANTED_RUN_BYTES = 1 * MIB
@@ -156,63 +143,3 @@ def text_address(physical_bytes: int) -> int:
 def direct_address(physical_bytes: int) -> int:
     """The virtual address of any physical one."""
     return DIRECT_MAP + physical_bytes
-
-
-def uts_namespace(node_name: str, version: str) -> bytes:
-    """`init_uts_ns` up to the end of its `struct new_utsname`."""
-    fields = ("Linux", node_name, RELEASE, version, "x86_64", "(none)")
-    names = b"".join(field.encode()[: UTS_FIELD_BYTES - 1].ljust(UTS_FIELD_BYTES, b"\0") for field in fields)
-    return bytes(UTS_NAME_OFFSET) + names
-
-
-def page_tables(kernel: KernelMap) -> bytes:
-    """Four-level page tables of the kernel's text map and of the direct map, from PAGE_TABLES on."""
-    image_pages = -(-kernel.page_descriptors // LARGE_PAGE_BYTES)
-    memory_pages = -(-kernel.memory_bytes // LARGE_PAGE_BYTES)
-    top = {256 + 17: DIRECT_UPPER_TABLE, 511: TEXT_UPPER_TABLE}
-    direct_upper = {index: DIRECT_TABLES + index * PAGE_SIZE_BYTES for index in range(kernel.direct_table_count)}
-    return b"".join(
-        (
-            _table(top),
-            _table({510: TEXT_TABLE}),
-            _large_pages(image_pages).ljust(PAGE_SIZE_BYTES, b"\0"),
-            _table(direct_upper),
-            _large_pages(memory_pages).ljust(kernel.direct_table_count * PAGE_SIZE_BYTES, b"\0"),
-        )
-    )
-
-
-def _table(entries: dict[int, int]) -> bytes:
-    words = [0] * 512
-    for index, physical_bytes in entries.items():
-        words[index] = physical_bytes | TABLE_FLAGS
-    return struct.pack("<512Q", *words)
-
-
-def _large_pages(count: int) -> bytes:
-    return struct.pack(f"<{count}Q", *(index * LARGE_PAGE_BYTES | LARGE_PAGE_FLAGS for index in range(count)))
-
-
-def page_descriptors(run: ClassRun) -> Iterator[tuple[int, bytes]]:
-    """The descriptors of a run of pages, as (first page, bytes).
-
-    Of a free block only the first descriptor is told, as the buddy allocator does; so the table of a large, free memory
-    stays a table of holes.
-    """
-    descriptor = _DESCRIPTORS.get(run.page_class)
-    if descriptor is not None:
-        yield run.first_page, PAGE_DESCRIPTOR.pack(descriptor) * run.page_count
-        return
-    for first_page, order in _buddy_blocks(run.first_page, run.page_count):
-        head = PageDescriptor(private=order, mapcount=BUDDY_MAPCOUNT, refcount=0)
-        yield first_page, PAGE_DESCRIPTOR.pack(head)
-
-
-def _buddy_blocks(page: int, count: int) -> Iterator[tuple[int, int]]:
-    """The largest blocks of 2**order pages, each aligned to its size, that cover a run."""
-    while count:
-        alignment = (page & -page).bit_length() - 1 if page else BUDDY_ORDER_MAXIMUM
-        order = min(alignment, count.bit_length() - 1, BUDDY_ORDER_MAXIMUM)
-        yield page, order
-        page += 1 << order
-        count -= 1 << order

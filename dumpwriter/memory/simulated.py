@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from dumpwriter.export.notes import Note, pack_notes, prstatus_note, vmcoreinfo_note
-from dumpwriter.memory import contents, kernel, printk
+from dumpwriter.memory import contents, kernel, printk, structures
 from dumpwriter.memory.physical import PAGE_SIZE_BYTES, PhysicalMemory
 from dumpwriter.memory.source import ClassRun, PageClass
 from dumpwriter.memory.vmcoreinfo import vmcoreinfo
@@ -100,9 +100,9 @@ class SimulatedMemory:
     def _plant_kernel(self, layout: kernel.KernelMap, node_name: str) -> None:
         write = self.memory.write
         version = f"#1 SMP {layout.memory_bytes // kernel.MIB} MiB of simulated memory"
-        write(kernel.UTS_NAMESPACE, kernel.uts_namespace(node_name, version))
+        write(kernel.UTS_NAMESPACE, structures.uts_namespace(node_name, version))
         write(kernel.MEM_MAP_POINTER, kernel.direct_address(layout.page_descriptors).to_bytes(8, "little"))
-        write(kernel.PAGE_TABLES, kernel.page_tables(layout))
+        write(kernel.PAGE_TABLES, structures.page_tables(layout))
         for cpu in range(self._cpu_count):
             return_address = kernel.text_address(kernel.IDLE_ENTRY)
             write(_stack_pointer(cpu), return_address.to_bytes(8, "little"))
@@ -114,7 +114,7 @@ class SimulatedMemory:
             size=kernel.PRINTK_BUFFER_BYTES,
         )
         for run in self._classes:
-            for first_page, descriptors in kernel.page_descriptors(run):
+            for first_page, descriptors in structures.page_descriptors(run):
                 write(layout.page_descriptors + first_page * kernel.PAGE_DESCRIPTOR.size_bytes, descriptors)
 
     def _plant_pages(self) -> None:
