@@ -84,7 +84,7 @@ class _Scan:
         self._metadata: Metadata | None = None
         self._pages_total = 0
         self._frames_damaged = 0
-        self._header = self._newest_header()
+        self._header = newest_header(region, identity)
 
     def slots_to_read(self) -> int:
         """All slots; or, where a header of this dump says how many were planned, just those."""
@@ -149,16 +149,6 @@ class _Scan:
             return Verdict.PARTIAL, Reason.REGION_TOO_SMALL
         return Verdict.PARTIAL, Reason.CUT
 
-    def _newest_header(self) -> DumpHeader | None:
-        found = []
-        for offset_bytes in header_offsets_bytes(self._region.size_bytes):
-            block = memoryview(bytearray(BLOCK_SIZE_BYTES))
-            (place,) = self._region.extents.runs(offset_bytes, BLOCK_SIZE_BYTES)
-            if self._read(offset_bytes, block):
-                header = decode_dump_header(bytes(block), self._identity, place.physical_bytes)
-                found += [header] if header else []
-        return max(found, key=lambda header: header.state, default=None)
-
     def _read(self, offset_bytes: int, buffer: memoryview) -> bool:
         """False where the disk cannot read it: what is there is lost, the rest is not."""
         try:
@@ -166,3 +156,17 @@ class _Scan:
         except DeviceError:
             return False
         return True
+
+
+def newest_header(region: Mapped, identity: DumpIdentity) -> DumpHeader | None:
+    """The whole header copy of this dump that knows most; None where neither is whole."""
+    found = []
+    for offset_bytes in header_offsets_bytes(region.size_bytes):
+        (place,) = region.extents.runs(offset_bytes, BLOCK_SIZE_BYTES)
+        try:
+            block = region.read(offset_bytes, BLOCK_SIZE_BYTES)
+        except DeviceError:
+            continue  # the other copy is there for this
+        header = decode_dump_header(block, identity, place.physical_bytes)
+        found += [header] if header else []
+    return max(found, key=lambda header: header.state, default=None)

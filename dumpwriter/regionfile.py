@@ -46,7 +46,7 @@ def prepare_region(filesystem: RegionFilesystem, size_bytes: int) -> ExtentMap:
     if extents is None:
         _remove(filesystem, REGION_NAME)
     if extents is None or extents.size_bytes < size_bytes:
-        extents = _make(filesystem, size_bytes) or extents
+        extents = make_region(filesystem, size_bytes) or extents
     if extents is None:
         raise ArmingError(f"no room for a dump region of {size_bytes} bytes: free that much and mount again")
     filesystem.commit()
@@ -71,7 +71,7 @@ def current_extents(filesystem: RegionFilesystem) -> ExtentMap | None:
     return extents
 
 
-def _make(filesystem: RegionFilesystem, size_bytes: int) -> ExtentMap | None:
+def make_region(filesystem: RegionFilesystem, size_bytes: int) -> ExtentMap | None:
     """Allocate beside the old region, then take its name; None where there is no room."""
     unfinished = REGION_NAME + b".new"
     _remove(filesystem, unfinished)

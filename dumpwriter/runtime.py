@@ -12,7 +12,7 @@ import mmap
 import os
 import stat
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import blake3
 
@@ -28,6 +28,11 @@ from dumpwriter.formats.runtime import (
     Register,
 )
 from vdisk.errors import GhostdumpError, MountError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SUFFIX = ".machine"
 
 
 class RuntimeFile:
@@ -125,7 +130,11 @@ def create(mountpoint: str) -> RuntimeFile:
 
 def find(mountpoint: str) -> RuntimeFile | None:
     """The runtime file of the machine that is, or was last, at this mount point."""
-    path = path_of(mountpoint)
+    return _open(path_of(mountpoint))
+
+
+def _open(path: str) -> RuntimeFile | None:
+    """None where there is no such file, or it is none of ours. Raises `MountError` where it cannot be opened."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -142,15 +151,17 @@ def find(mountpoint: str) -> RuntimeFile | None:
     return runtime
 
 
+def all_machines() -> Iterator[RuntimeFile]:
+    """Every runtime file of this user; each is the caller's to close."""
+    for name in sorted(os.listdir(directory())):
+        if name.endswith(SUFFIX) and (machine := _open(os.path.join(directory(), name))):
+            yield machine
+
+
 def path_of(mountpoint: str) -> str:
-    digest = blake3.blake3(os.fsencode(normalised(mountpoint))).hexdigest(length=16)
-    return os.path.join(directory(), f"{digest}.machine")
-
-
-def normalised(mountpoint: str) -> str:
-    """The absolute name of a mount point, its last part unresolved: to resolve it would be to touch the mount."""
-    parent, name = os.path.split(os.path.abspath(mountpoint))
-    return os.path.join(os.path.realpath(parent), name)
+    """Where the file of a mount point is. The name must be absolute and free of symbolic links."""
+    digest = blake3.blake3(os.fsencode(mountpoint)).hexdigest(length=16)
+    return os.path.join(directory(), digest + SUFFIX)
 
 
 def directory() -> str:

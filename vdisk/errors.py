@@ -12,6 +12,7 @@
     ├── FilesystemError           the filesystem as a whole cannot be used
     ├── MountError                the mount cannot be made, found or taken down
     ├── ArmingError               a dump could not be promised, so none is
+    ├── BootInterruptedError      the power button was pressed while the machine booted
     └── RecoveryError             the dump cannot be taken out now; it stays where it is
     PowerLost (BaseException)     the simulated power went; nothing may handle it and go on
 
@@ -77,6 +78,10 @@ class MountError(GhostdumpError):
 
 class ArmingError(GhostdumpError):
     """The machine cannot promise a dump; the message says why."""
+
+
+class BootInterruptedError(GhostdumpError):
+    """The power button was pressed while the machine booted."""
 
 
 class RecoveryError(GhostdumpError):

@@ -35,6 +35,11 @@ def open_locked(path: str, *, read_only: bool = False) -> int:
     return descriptor
 
 
+def open_unlocked(path: str) -> int:
+    """Open an image to look at it, whoever uses it. Raises `ImageError` where the file cannot be opened."""
+    return _open(path, os.O_RDONLY)
+
+
 def _open(path: str, flags: int) -> int:
     try:
         # O_NONBLOCK: a FIFO given by mistake must not hold us; it means nothing to a regular file.

@@ -1,0 +1,136 @@
+"""The grammar of the command line: every command, its arguments, and the function that carries it out."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from dumpwriter.sizes import parse_size
+from dumpwriter.trigger import MANUAL_BUGCHECK, MANUAL_TEXT, parse_value
+from vdisk.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+EPILOG = """exit codes: 0 done, 1 failed or a verdict less than COMPLETE, 2 bad usage.
+Start with: ghostdump create disk.img --size 1GiB --memory 64MiB"""
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ghostdump",
+        description="A crash-dump stack that you may crash on purpose.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ghostdump {version('ghostdump')}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in (_create, _mount, _unmount, _status, _drivers, _extents, _crash, _recover, _inspect, _verify):
+        add(commands)
+    return parser
+
+
+def _create(commands: Any) -> None:
+    command = _command(commands, "create", "create", "run", "make a disk image: ext4, a dump region, a boot area")
+    command.add_argument("image", help="the file to make; it must not exist")
+    command.add_argument("--size", type=_typed(parse_size), help="size of the disk, such as 1GiB")
+    command.add_argument("--memory", type=_typed(parse_size), help="memory of the machine, such as 64MiB")
+    command.add_argument("--recipe", metavar="FILE", help="a recipe of sizes, fragmentation and files (images/*.toml)")
+
+
+def _mount(commands: Any) -> None:
+    command = _command(commands, "mount", "mount", "run", "boot: replay, recover, mount, arm")
+    command.add_argument("image")
+    command.add_argument("mountpoint", help="an empty directory")
+    command.add_argument("--memory-image", metavar="FILE", help="memory from a raw file or an ELF core")
+    command.add_argument("--allow-other", action="store_true", help="let other users into the mount")
+    command.add_argument("--discard-dump", action="store_true", help="give up a dump that is still in the region")
+    command.add_argument("--foreground", action="store_true", help="stay, and unmount at Ctrl-C")
+    _json(command)
+
+
+def _unmount(commands: Any) -> None:
+    command = _command(commands, "unmount", "mount", "unmount", "clean shutdown")
+    command.add_argument("mountpoint")
+
+
+def _status(commands: Any) -> None:
+    command = _command(commands, "status", "show", "status", "what the machine is doing")
+    command.add_argument("mountpoint")
+    _json(command)
+
+
+def _drivers(commands: Any) -> None:
+    command = _command(commands, "drivers", "show", "drivers", "the module table: live drivers and their clones")
+    command.add_argument("mountpoint")
+    _json(command)
+
+
+def _extents(commands: Any) -> None:
+    command = _command(commands, "extents", "show", "extents", "where the dump region lies on the disk")
+    command.add_argument("target", metavar="MOUNTPOINT|IMAGE")
+    _json(command)
+
+
+def _crash(commands: Any) -> None:
+    command = _command(commands, "crash", "crash", "run", "crash the machine and watch the clone write its dump")
+    command.add_argument("mountpoint")
+    command.add_argument(
+        "--bugcheck", type=_typed(parse_value), default=MANUAL_BUGCHECK, metavar="CODE", help="such as 0xD1"
+    )
+    command.add_argument(
+        "--parameter",
+        type=_typed(parse_value),
+        action="append",
+        default=[],
+        metavar="N",
+        help="a parameter of the bugcheck; up to four times",
+    )
+    command.add_argument("--text", default=MANUAL_TEXT, help="the reason, as it stands in the log")
+    _json(command)
+
+
+def _recover(commands: Any) -> None:
+    command = _command(commands, "recover", "recover", "run", "take the dump out of an image that is not mounted")
+    command.add_argument("image")
+    command.add_argument("--output", metavar="DIR", required=True, help="where the numbered directory goes")
+    _json(command)
+
+
+def _inspect(commands: Any) -> None:
+    command = _command(commands, "inspect", "show", "inspect", "what an image's boot area and region hold")
+    command.add_argument("image")
+    _json(command)
+
+
+def _verify(commands: Any) -> None:
+    command = _command(commands, "verify", "recover", "verify", "check every frame of the dump, and copy nothing")
+    command.add_argument("image")
+    _json(command)
+
+
+def _command(commands: Any, name: str, module: str, function: str, summary: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    command.set_defaults(module=module, function=function)
+    return command
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _typed(parse: Callable[[str], int]) -> Callable[[str], int]:
+    """argparse shows the message of an ArgumentTypeError, and of nothing else."""
+
+    def parse_or_tell(text: str) -> int:
+        try:
+            return parse(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_or_tell

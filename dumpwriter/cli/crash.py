@@ -1,0 +1,97 @@
+"""crash: stop the machine, and watch the clone write its dump. The mount is never asked for anything."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from dumpwriter.cli.progress import progress_bar
+from dumpwriter.cli.show import describe_dump, find_machine, print_json
+from dumpwriter.formats.region import CauseKind
+from dumpwriter.formats.runtime import MachineState, Register
+from dumpwriter.status import RUNNING, machine_is_alive, present_state, standby_is_alive
+from dumpwriter.status import describe_dump as dump_facts
+from dumpwriter.verdict import Verdict
+from vdisk.errors import MountError, UsageError
+from vdisk.mount import mountinfo
+
+if TYPE_CHECKING:
+    import argparse
+
+    from dumpwriter.runtime import RuntimeFile
+
+ANSWER_SECONDS = 2.0
+POLL_SECONDS = 0.02
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if len(arguments.parameter) > 4:
+        raise UsageError("a bugcheck has four parameters, not more")
+    machine = find_machine(arguments.mountpoint)
+    if not machine_is_alive(machine):
+        state = present_state(machine).name.lower()
+        raise MountError(f"the machine at {arguments.mountpoint} does not run ({state}): mount it first")
+    first, second, third, fourth = (*arguments.parameter, 0, 0, 0, 0)[:4]
+    was_armed = machine.state == MachineState.ARMED
+    machine.set_cause(CauseKind.WATCHDOG, arguments.bugcheck, (first, second, third, fourth), arguments.text)
+    stop_machine(machine)
+    if was_armed:
+        watch_dump(machine)
+    clear_mount(arguments.mountpoint)
+    return _tell(machine, as_json=arguments.json, was_armed=was_armed)
+
+
+def stop_machine(machine: RuntimeFile) -> None:
+    """Ask for a bugcheck; end the process where it does not answer, as a watchdog would."""
+    try:
+        pidfd = os.pidfd_open(machine[Register.MACHINE_PID])
+    except ProcessLookupError:
+        return
+    try:
+        if not machine_is_alive(machine):
+            return
+        signal.pidfd_send_signal(pidfd, signal.SIGUSR2)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while machine.state in RUNNING and time.monotonic() < deadline:
+            if select.select([pidfd], [], [], POLL_SECONDS)[0]:
+                return
+        if machine.state in RUNNING:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if not standby_is_alive(machine):
+            select.select([pidfd], [], [], ANSWER_SECONDS)
+    finally:
+        os.close(pidfd)
+
+
+def watch_dump(machine: RuntimeFile) -> None:
+    """Wait for the end of the standby, with its progress. An interrupt ends the watching, not the dump."""
+    try:
+        with progress_bar("dump") as show:
+            while standby_is_alive(machine):
+                show(machine[Register.PAGES_WRITTEN], machine[Register.PAGES_PLANNED])
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        raise MountError("no longer watching; the standby goes on writing (ghostdump status tells how far)") from None
+
+
+def clear_mount(mountpoint: str) -> None:
+    """The dead process took its mount along; what is left of it is detached."""
+    mountinfo.clear(mountinfo.resolve(mountpoint))
+
+
+def _tell(machine: RuntimeFile, *, as_json: bool, was_armed: bool) -> int:
+    facts = dump_facts(machine)
+    if not was_armed:
+        facts |= {"verdict": Verdict.NONE, "reason": "the machine was not armed"}
+    if as_json:
+        print_json(facts)
+    else:
+        print(f"bugcheck {machine[Register.BUGCHECK_CODE]:#x}; the machine is off")
+        print(f"dump: {describe_dump(facts)}")
+        if facts["verdict"] != Verdict.NONE:
+            image = machine.document().get("image", "IMAGE")
+            print(f"take it out: ghostdump mount {image} MOUNTPOINT, or ghostdump recover {image} --output DIR")
+    return 0 if facts["verdict"] == Verdict.COMPLETE else 1

@@ -1,0 +1,37 @@
+"""create: make a disk image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dumpwriter.creation import create_disk
+from dumpwriter.recipe import Recipe, read_recipe
+from dumpwriter.sizes import format_size
+from vdisk.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(arguments: argparse.Namespace) -> int:
+    recipe = _recipe(arguments)
+    extents = create_disk(arguments.image, recipe)
+    print(
+        f"{arguments.image}: {format_size(recipe.size_bytes)}, dump region {format_size(extents.size_bytes)} in "
+        f"{len(extents.extents)} extents for {format_size(recipe.memory_size_bytes)} of memory"
+    )
+    return 0
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe, with what was said on the command line over it."""
+    if arguments.recipe:
+        recipe = read_recipe(arguments.recipe)
+    elif arguments.size and arguments.memory:
+        recipe = Recipe(arguments.size, arguments.memory)
+    else:
+        raise UsageError("give --size and --memory, or --recipe FILE")
+    return recipe._replace(
+        size_bytes=arguments.size or recipe.size_bytes,
+        memory_size_bytes=arguments.memory or recipe.memory_size_bytes,
+    )

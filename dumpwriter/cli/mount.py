@@ -1,0 +1,164 @@
+"""mount and unmount: start the process that runs the machine, and end it cleanly."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from dumpwriter import runtime
+from dumpwriter.cli.progress import progress_bar
+from dumpwriter.cli.show import describe_recovery, print_json
+from dumpwriter.formats.runtime import MachineState, Register
+from dumpwriter.sizes import format_size
+from dumpwriter.status import machine_is_alive, standby_is_alive
+from vdisk.errors import GhostdumpError, MountError
+from vdisk.mount import mountinfo
+
+if TYPE_CHECKING:
+    import argparse
+
+    from dumpwriter.runtime import RuntimeFile
+
+POLL_SECONDS = 0.05
+END_SECONDS = 60.0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    mountpoint = mountinfo.resolve(arguments.mountpoint)
+    mountinfo.clear(mountpoint)
+    wait_for_standby(os.path.realpath(arguments.image))
+    request = {
+        "image": os.path.realpath(arguments.image),
+        "mountpoint": mountpoint,
+        "memory_image": os.path.abspath(arguments.memory_image) if arguments.memory_image else None,
+        "allow_other": arguments.allow_other,
+        "discard_dump": arguments.discard_dump,
+    }
+    process, announcement = start_machine(request, in_background=not arguments.foreground)
+    try:
+        facts = _wait_until_up(process, announcement, mountpoint)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    _tell(facts, mountpoint, as_json=arguments.json)
+    return _stay(process) if arguments.foreground else 0
+
+
+def start_machine(request: dict[str, Any], *, in_background: bool) -> tuple[subprocess.Popen[bytes], int]:
+    """The machine's process, and a pipe on which it says how its boot went."""
+    ours, theirs = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "dumpwriter.daemon", json.dumps(request), str(theirs)],
+            pass_fds=[theirs],
+            stdin=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=in_background,
+        )
+    finally:
+        os.close(theirs)
+    return process, ours
+
+
+def wait_for_standby(image: str) -> None:
+    """A machine that just crashed may still be writing its dump: the next boot waits for it."""
+    for machine in runtime.all_machines():
+        if machine.document().get("image") != image or machine_is_alive(machine):
+            machine.close()
+            continue
+        with progress_bar("the standby is still writing") as show:
+            while standby_is_alive(machine):
+                show(machine[Register.PAGES_WRITTEN], machine[Register.PAGES_PLANNED])
+                time.sleep(POLL_SECONDS)
+        machine.close()
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], announcement: int, mountpoint: str) -> dict[str, Any]:
+    with os.fdopen(announcement, "rb") as pipe, progress_bar("boot") as show:
+        while not select.select([pipe], [], [], POLL_SECONDS)[0]:
+            machine = runtime.find(mountpoint)
+            if machine is not None:
+                show(machine[Register.STEP_DONE], machine[Register.STEP_TOTAL])
+                machine.close()
+        said = pipe.read()
+    if not said:
+        process.wait()
+        raise MountError("the machine ended before it was up; run it with --foreground to see why")
+    answer: dict[str, Any] = json.loads(said)
+    if "error" in answer:
+        process.wait()
+        error = GhostdumpError(answer["error"])
+        error.exit_code = answer["exit_code"]
+        raise error
+    facts: dict[str, Any] = answer["facts"]
+    return facts
+
+
+def _stay(process: subprocess.Popen[bytes]) -> int:
+    """Ctrl-C reaches the machine too, which unmounts; we wait for it to be through."""
+    print("mounted until Ctrl-C", flush=True)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def _tell(facts: dict[str, Any], mountpoint: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+        return
+    recovery = facts.get("last_recovery")
+    if recovery and (recovery["pages_total"] or recovery["bugcheck"]):
+        print(f"last crash: {describe_recovery(recovery | {'path': _shown_path(recovery, mountpoint)})}")
+    region = facts.get("region")
+    if facts["state"] == MachineState.ARMED.name.lower() and region:
+        print(
+            f"{mountpoint}: mounted, armed: a dump of {format_size(facts['memory_bytes'])} goes to "
+            f"{region['path']}, {len(region['extents'])} extents"
+        )
+    else:
+        print(f"{mountpoint}: mounted, but NOT armed: {facts.get('reason')}")
+
+
+def _shown_path(recovery: dict[str, Any], mountpoint: str) -> str | None:
+    return mountpoint + recovery["path"] if recovery.get("path") else None
+
+
+def unmount(arguments: argparse.Namespace) -> int:
+    mountpoint = mountinfo.resolve(arguments.mountpoint)
+    machine = runtime.find(mountpoint)
+    if machine is None or not machine_is_alive(machine):
+        return _clear_remains(mountpoint, machine)
+    complaint = mountinfo.unmount(mountpoint)
+    if complaint and machine_is_alive(machine) and mountinfo.find(mountpoint):
+        raise MountError(f"cannot unmount {mountpoint}: a program still uses it ({complaint})")
+    _wait_until_off(machine)
+    return 0
+
+
+def _clear_remains(mountpoint: str, machine: RuntimeFile | None) -> int:
+    mountinfo.clear(mountpoint)
+    if machine is None:
+        raise MountError(f"nothing of ours is mounted at {mountpoint}")
+    if standby_is_alive(machine):
+        raise MountError("the machine has crashed and the standby is still writing; wait for it with ghostdump mount")
+    machine.remove()
+    return 0
+
+
+def _wait_until_off(machine: RuntimeFile) -> None:
+    deadline = time.monotonic() + END_SECONDS
+    with progress_bar("shutdown"):
+        while machine_is_alive(machine):
+            if time.monotonic() > deadline:
+                raise MountError(f"unmounted, but process {machine[Register.MACHINE_PID]} does not end: kill it")
+            time.sleep(POLL_SECONDS)
+    if machine.state != MachineState.OFF:
+        raise MountError("unmounted, but the shutdown was not clean: the next mount checks the filesystem")

@@ -1,0 +1,37 @@
+"""recover and verify: the dump of an image that no machine runs on."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from dumpwriter.cli.progress import progress_bar
+from dumpwriter.cli.show import describe_recovery, print_json
+from dumpwriter.crashstore import HostStore
+from dumpwriter.offline import recover_image, verify_image
+from dumpwriter.verdict import Verdict
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(arguments: argparse.Namespace) -> int:
+    with progress_bar("recover") as show:
+        report = recover_image(arguments.image, HostStore(arguments.output), show)
+    if not arguments.json and not os.access(arguments.image, os.W_OK):
+        print(f"{arguments.image} is read-only: the dump in it is not marked as taken")
+    return _tell(report, as_json=arguments.json)
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    with progress_bar("verify") as show:
+        report = verify_image(arguments.image, show)
+    return _tell(report, as_json=arguments.json)
+
+
+def _tell(report: dict[str, Any], *, as_json: bool) -> int:
+    if as_json:
+        print_json(report)
+    else:
+        print(describe_recovery(report))
+    return 0 if report["verdict"] == Verdict.COMPLETE else 1

@@ -1,0 +1,152 @@
+"""status, drivers, extents, inspect: what is known, as lines for people or as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from dumpwriter import runtime
+from dumpwriter.offline import describe_image, recorded_extents
+from dumpwriter.sizes import format_size
+from dumpwriter.status import describe, describe_extents
+from vdisk.errors import FormatError, MountError
+from vdisk.mount import mountinfo
+
+if TYPE_CHECKING:
+    import argparse
+
+    from dumpwriter.runtime import RuntimeFile
+
+
+def find_machine(mountpoint: str) -> RuntimeFile:
+    """The machine at a mount point; the mount itself is not touched. Raises `MountError` where there is none."""
+    machine = runtime.find(mountinfo.resolve(mountpoint))
+    if machine is None:
+        raise MountError(f"no machine at {mountpoint}: start one with ghostdump mount IMAGE {mountpoint}")
+    return machine
+
+
+def status(arguments: argparse.Namespace) -> int:
+    facts = describe(find_machine(arguments.mountpoint))
+    if arguments.json:
+        print_json(facts)
+    else:
+        print_lines(_status_rows(facts))
+    return 0
+
+
+def drivers(arguments: argparse.Namespace) -> int:
+    modules = describe(find_machine(arguments.mountpoint)).get("drivers", [])
+    if arguments.json:
+        print_json(modules)
+        return 0
+    print(f"{'MODULE':<16} {'ADDRESS':>18} {'SIZE':>7}  {'DIGEST':<16}  {'VERSION':<7}  {'DESCRIPTION':<20}  FILE")
+    for module in modules:
+        print(
+            f"{module['name']:<16} {module['address']:#018x} {module['size_bytes']:>7}  {module['digest'][:16]}  "
+            f"{module['version']:<7}  {module['description']:<20}  {module['path'] or '(none: it is a clone)'}"
+        )
+    return 0
+
+
+def extents(arguments: argparse.Namespace) -> int:
+    rows = _extents_of(arguments.target)
+    if arguments.json:
+        print_json(rows)
+        return 0
+    print(f"{'LOGICAL':>14} {'PHYSICAL':>14} {'LENGTH':>14}   in bytes")
+    for row in rows:
+        print(f"{row['logical_bytes']:>14} {row['physical_bytes']:>14} {row['length_bytes']:>14}")
+    return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    facts = describe_image(arguments.image)
+    if arguments.json:
+        print_json(facts)
+    else:
+        print_lines(_image_rows(facts))
+    return 0
+
+
+def print_json(facts: object) -> None:
+    print(json.dumps(facts, indent=2))
+
+
+def print_lines(rows: list[tuple[str, str]]) -> None:
+    for name, value in rows:
+        print(f"{name:<10} {value}")
+
+
+def _extents_of(target: str) -> list[dict[str, int]]:
+    if os.path.isfile(target):
+        return describe_extents(recorded_extents(target))
+    region = describe(find_machine(target)).get("region")
+    if region is None:
+        raise FormatError(f"the machine at {target} is not armed: no region is recorded")
+    found: list[dict[str, int]] = region["extents"]
+    return found
+
+
+def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("state", facts["state"] + (f": {facts['reason']}" if facts.get("reason") else ""))]
+    rows.append(("image", facts["image"]))
+    rows.append(("process", str(facts["pid"])))
+    if "memory_bytes" in facts:
+        rows.append(("memory", f"{format_size(facts['memory_bytes'])}, {facts['machine']}"))
+    if facts.get("region"):
+        region = facts["region"]
+        rows.append(
+            ("region", f"{region['path']}, {format_size(region['size_bytes'])} in {len(region['extents'])} extents")
+        )
+    if facts["standby"]["pid"]:
+        locked = "memory locked" if facts["standby"].get("memory_locked") else "memory not locked (needs root)"
+        rows.append(("standby", f"{facts['standby']['pid']}, {locked}"))
+    clones = [module["name"] for module in facts.get("drivers", []) if not module["path"]]
+    if clones:
+        rows.append(("clones", ", ".join(clones)))
+    if facts.get("last_recovery"):
+        rows.append(("last boot", describe_recovery(facts["last_recovery"])))
+    if facts["crash"]:
+        crash = facts["crash"]
+        rows.append(("crash", f"{crash['code']:#x} {crash['text']}"))
+        rows.append(("dump", describe_dump(crash)))
+    return rows
+
+
+def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("image", facts["image"]),
+        ("disk", f"{format_size(facts['disk_size_bytes'])}, id {facts['disk_id']}"),
+        ("memory", format_size(facts["memory_bytes"])),
+        ("boots", f"{facts['boot_count']}, the last one reached: {facts['boot_stage']}"),
+        ("region", f"{facts['region_state']}, generation {facts['generation']}"),
+    ]
+    if facts["region"]:
+        region = facts["region"]
+        rows.append(("", f"{format_size(region['size_bytes'])} in {len(region['extents'])} extents"))
+    if facts["dump"] and facts["dump"]["bugcheck"]:
+        dump = facts["dump"]
+        rows.append(("dump", f"{dump['cause']} {dump['bugcheck']['code']:#x} at {dump['times']['crash']}"))
+        rows.append(("", f"{dump['pages_written']} of {dump['pages_total']} pages, says its header"))
+    return rows
+
+
+def describe_recovery(report: dict[str, Any]) -> str:
+    """One line: verdict, where it is or why it is not there."""
+    line = str(report["verdict"])
+    if report["pages_total"]:
+        line += f", {report['pages_present']} of {report['pages_total']} pages"
+    if report.get("path"):
+        line += f", in {report['path']}"
+    return f"{line}: {report['reason']}" if report["reason"] else line
+
+
+def describe_dump(dump: dict[str, Any]) -> str:
+    """One line about what the standby wrote."""
+    line = f"{dump['verdict']}, {dump['pages_present']} of {dump['pages_total']} pages"
+    if dump["seconds"]:
+        rate = dump["bytes_written"] / dump["seconds"]
+        line += f", {format_size(dump['bytes_written'])} in {dump['seconds']:.2f} s ({format_size(rate)}/s)"
+    return f"{line}: {dump['reason']}" if dump["reason"] else line

@@ -1,0 +1,132 @@
+"""A directory of recovered crashes: numbered directories, each with `vmcore` and `report.json`, private to their owner.
+
+A crash is written under an unfinished name and gets its number by one rename after it is durable. What an interrupted
+recovery left unfinished is removed by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from typing import TYPE_CHECKING, Protocol
+
+from vdisk.errors import RecoveryError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+UNFINISHED = "unfinished"
+REPORT_SIZE_BYTES_MAX = 64 << 20
+
+
+class CrashStore(Protocol):
+    """Where crashes are kept. A failure to write is an `OSError`."""
+
+    def describe(self, name: str) -> str:
+        """The path of a crash as a user would type it."""
+
+    def names(self) -> list[str]: ...
+
+    def free_bytes(self) -> int: ...
+
+    def read_report(self, name: str) -> bytes:
+        """The report of a finished crash; empty where it has none."""
+
+    def begin(self) -> None:
+        """Remove what is unfinished, and start afresh."""
+
+    def write(self, file: str, offset_bytes: int, content: Buffer) -> None: ...
+
+    def read(self, file: str, offset_bytes: int, length_bytes: int) -> bytes:
+        """From an unfinished file; fewer bytes only at its end."""
+
+    def resize(self, file: str, size_bytes: int) -> None:
+        """Set the size of an unfinished file; what was not written reads as zeros."""
+
+    def finish(self, name: str) -> None:
+        """Make the unfinished crash durable, and then give it its name, durably."""
+
+    def abandon(self) -> None:
+        """Remove the unfinished crash."""
+
+
+def next_name(store: CrashStore) -> str:
+    return str(1 + max((int(name) for name in store.names() if name.isdecimal()), default=0))
+
+
+class HostStore:
+    """A directory on the host, made where it is missing."""
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.abspath(path)
+        self._unfinished = os.path.join(self._path, UNFINISHED)
+        self._files: dict[str, int] = {}
+        try:
+            os.makedirs(self._path, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise RecoveryError(f"cannot make {path}: {error.strerror}") from None
+
+    def describe(self, name: str) -> str:
+        return os.path.join(self._path, name)
+
+    def names(self) -> list[str]:
+        return os.listdir(self._path)
+
+    def free_bytes(self) -> int:
+        found = os.statvfs(self._path)
+        return found.f_bavail * found.f_frsize
+
+    def read_report(self, name: str) -> bytes:
+        with contextlib.suppress(OSError), open(os.path.join(self._path, name, "report.json"), "rb") as file:
+            return file.read(REPORT_SIZE_BYTES_MAX)
+        return b""
+
+    def begin(self) -> None:
+        self.abandon()
+        os.mkdir(self._unfinished, 0o700)
+
+    def write(self, file: str, offset_bytes: int, content: Buffer) -> None:
+        view = memoryview(content).cast("B")
+        descriptor = self._open(file)
+        while view.nbytes:
+            done_bytes = os.pwrite(descriptor, view, offset_bytes)
+            offset_bytes += done_bytes
+            view = view[done_bytes:]
+
+    def read(self, file: str, offset_bytes: int, length_bytes: int) -> bytes:
+        return os.pread(self._open(file), length_bytes, offset_bytes)
+
+    def resize(self, file: str, size_bytes: int) -> None:
+        os.ftruncate(self._open(file), size_bytes)
+
+    def finish(self, name: str) -> None:
+        for descriptor in self._files.values():
+            os.fsync(descriptor)
+        self._close_files()
+        _sync_directory(self._unfinished)
+        os.rename(self._unfinished, os.path.join(self._path, name))
+        _sync_directory(self._path)
+
+    def abandon(self) -> None:
+        self._close_files()
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._unfinished)
+
+    def _open(self, file: str) -> int:
+        if file not in self._files:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._files[file] = os.open(os.path.join(self._unfinished, file), flags, 0o600)
+        return self._files[file]
+
+    def _close_files(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,163 @@
+"""Making a disk: an image file with ext4, a boot area, and a region of the size that its memory needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import uuid
+from typing import TYPE_CHECKING
+
+from dumpwriter.plan import region_size_bytes
+from dumpwriter.regionfile import ROOT, make_region
+from vdisk import stack
+from vdisk.blockdevice import BLOCK_SIZE_BYTES
+from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootArea, new_record
+from vdisk.controller import Controller, create_registers
+from vdisk.errors import ImageError, UsageError
+from vdisk.ext4.filesystem import Ext4Filesystem
+from vdisk.ext4.mkfs import make_filesystem
+from vdisk.imagefile import ImageFile, open_locked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dumpwriter.recipe import Recipe
+    from vdisk.extent import ExtentMap
+
+LABEL = "ghostdump"
+MEMORY_SIZE_BYTES_MIN = 16 << 20
+MEMORY_SIZE_BYTES_MAX = 512 << 30
+FILESYSTEM_OVERHEAD_BYTES = 8 << 20
+FILLER_NAME = b"filler"
+SCRATCH_NAME = b".fragments"
+
+
+def create_disk(path: str, recipe: Recipe) -> ExtentMap:
+    """Make the image file at `path`, which must not exist; the region's extents. Nothing is left behind by a failure.
+
+    Raises `UsageError` for sizes that make no sense, `ImageError` where the host cannot hold the file.
+    """
+    check_sizes(recipe)
+    size_bytes = recipe.size_bytes // BLOCK_SIZE_BYTES * BLOCK_SIZE_BYTES
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        raise ImageError(f"{path} exists already: remove it, or choose another name") from None
+    except OSError as error:
+        raise ImageError(f"cannot make {path}: {error.strerror}") from None
+    try:
+        with contextlib.closing(os.fdopen(descriptor, "rb+", buffering=0)) as file:
+            file.truncate(size_bytes)
+        return _furnish(path, size_bytes, recipe)
+    except OSError as error:
+        os.unlink(path)
+        raise ImageError(f"cannot make {path}: {error.strerror or error}") from None
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def check_sizes(recipe: Recipe) -> None:
+    """Raises `UsageError` where disk and memory do not go together."""
+    if not MEMORY_SIZE_BYTES_MIN <= recipe.memory_size_bytes <= MEMORY_SIZE_BYTES_MAX:
+        raise UsageError(f"memory of {recipe.memory_size_bytes} bytes: give a size from 16MiB to 512GiB")
+    if recipe.memory_size_bytes % BLOCK_SIZE_BYTES:
+        raise UsageError(f"memory of {recipe.memory_size_bytes} bytes: give a multiple of {BLOCK_SIZE_BYTES}")
+    needed_bytes = region_size_bytes(recipe.memory_size_bytes) + BOOT_AREA_SIZE_BYTES + FILESYSTEM_OVERHEAD_BYTES
+    if recipe.size_bytes < needed_bytes:
+        raise UsageError(
+            f"a disk of {recipe.size_bytes} bytes cannot hold the dump of {recipe.memory_size_bytes} bytes of memory: "
+            f"make it {-(-needed_bytes >> 20)}MiB or more"
+        )
+
+
+def _furnish(path: str, size_bytes: int, recipe: Recipe) -> ExtentMap:
+    disk_id = uuid.uuid4()
+    make_filesystem(path, size_bytes - BOOT_AREA_SIZE_BYTES, label=LABEL, uuid=str(disk_id))
+    descriptor = open_locked(path)
+    registers = create_registers()
+    try:
+        device = stack.load_live(Controller(registers, ImageFile(descriptor))).device
+        BootArea(device).write(new_record(disk_id.bytes, size_bytes, recipe.memory_size_bytes))
+        filesystem = Ext4Filesystem.open(device)
+        extents = _make_region(filesystem, recipe)
+        _put_files(filesystem, recipe)
+        filesystem.close()
+    finally:
+        os.close(registers)
+        os.close(descriptor)
+    return extents
+
+
+def _make_region(filesystem: Ext4Filesystem, recipe: Recipe) -> ExtentMap:
+    size_bytes = region_size_bytes(recipe.memory_size_bytes)
+    with _scattered_space(filesystem, size_bytes, recipe.region_extents):
+        extents = make_region(filesystem, size_bytes)
+    if extents is None:
+        raise UsageError(f"the disk has no room for a dump region of {size_bytes} bytes: make it larger")
+    if len(extents.extents) < recipe.region_extents:
+        raise UsageError(f"the region has {len(extents.extents)} extents, not {recipe.region_extents}: use less")
+    return extents
+
+
+@contextlib.contextmanager
+def _scattered_space(filesystem: Ext4Filesystem, size_bytes: int, pieces: int) -> Iterator[None]:
+    """Leave only holes free while the region is made: every second file of a full disk is taken away again."""
+    if pieces == 1:
+        yield
+        return
+    piece_bytes = -(-size_bytes // pieces // BLOCK_SIZE_BYTES) * BLOCK_SIZE_BYTES
+    scratch = filesystem.mkdir(ROOT, SCRATCH_NAME, stat.S_IFDIR | 0o700, 0, 0).ino
+    wall_bytes = BLOCK_SIZE_BYTES
+    for number in range(pieces + 1):
+        _allocate(filesystem, scratch, b"hole%d" % number, piece_bytes)
+        _allocate(filesystem, scratch, b"wall%d" % number, wall_bytes)
+    _fill(filesystem, scratch, b"rest", 100)
+    for number in range(pieces + 1):
+        filesystem.unlink(scratch, b"hole%d" % number)
+    filesystem.commit()  # freed blocks are given out again only after the commit that frees them
+    try:
+        yield
+    finally:
+        for name, *_ in list(filesystem.entries(scratch, 0)):
+            if name not in (b".", b".."):
+                filesystem.unlink(scratch, name)
+        filesystem.rmdir(ROOT, SCRATCH_NAME)
+        filesystem.commit()
+
+
+def _put_files(filesystem: Ext4Filesystem, recipe: Recipe) -> None:
+    owner = os.geteuid(), os.getegid()
+    for file in recipe.files:
+        *directories, name = (os.fsencode(part) for part in file.path.split("/")[1:])
+        parent = ROOT
+        for directory in directories:
+            try:
+                parent = filesystem.lookup(parent, directory)
+            except FileNotFoundError:
+                parent = filesystem.mkdir(parent, directory, stat.S_IFDIR | 0o755, *owner).ino
+        ino = filesystem.create(parent, name, stat.S_IFREG | 0o644, *owner).ino
+        filesystem.write(ino, 0, file.content)
+    if recipe.fill_percent:
+        filesystem.commit()
+        _fill(filesystem, ROOT, FILLER_NAME, recipe.fill_percent)
+
+
+def _fill(filesystem: Ext4Filesystem, parent: int, name: bytes, percent: int) -> None:
+    """One file over so much of what is free; the last blocks go to its own extent tree."""
+    found = filesystem.statistics()
+    size_bytes = found.blocks_free * found.block_size * percent // 100 // BLOCK_SIZE_BYTES * BLOCK_SIZE_BYTES
+    ino = filesystem.create(parent, name, stat.S_IFREG | 0o600, os.geteuid(), os.getegid()).ino
+    while size_bytes:
+        try:
+            filesystem.allocate_written(ino, size_bytes)
+        except OSError:
+            size_bytes -= BLOCK_SIZE_BYTES
+        else:
+            return
+
+
+def _allocate(filesystem: Ext4Filesystem, parent: int, name: bytes, size_bytes: int) -> None:
+    ino = filesystem.create(parent, name, stat.S_IFREG | 0o600, 0, 0).ino
+    filesystem.allocate_written(ino, size_bytes)

@@ -1,0 +1,82 @@
+"""The process that runs a machine: started fresh by `ghostdump mount`, it says once, in one line of JSON, how it went.
+
+    python -m dumpwriter.daemon '{"image": "/…", "mountpoint": "/…"}' FD      FD: where the line goes
+
+The line is `{"facts": {…}}` when the mount is usable, or `{"error": "…", "exit_code": N}`. SIGTERM and SIGINT are the
+power button: a clean shutdown, or the end of the boot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import trio
+
+from dumpwriter.machine import Machine, MountRequest
+from vdisk.errors import GhostdumpError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def main() -> None:
+    request = MountRequest(**json.loads(sys.argv[1]))
+    announce_fd = int(sys.argv[2])
+    os.set_inheritable(announce_fd, False)
+
+    def announce(facts: dict[str, object]) -> None:
+        with os.fdopen(announce_fd, "w") as pipe:
+            json.dump({"facts": facts}, pipe)
+        _let_go_of_terminal()
+
+    try:
+        run_machine(request, announce)
+    except GhostdumpError as error:
+        with contextlib.suppress(OSError), os.fdopen(announce_fd, "w") as pipe:
+            json.dump({"error": str(error), "exit_code": error.exit_code}, pipe)
+        sys.exit(error.exit_code)
+
+
+def run_machine(request: MountRequest, announce: Callable[[dict[str, object]], None]) -> None:
+    """Run one machine until it is unmounted. Raises `GhostdumpError` where it cannot boot."""
+    trio.run(_run, request, announce)
+
+
+async def _run(request: MountRequest, announce: Callable[[dict[str, object]], None]) -> None:
+    with contextlib.ExitStack() as resources, trio.CancelScope() as boot:
+        token = trio.lowlevel.current_trio_token()
+        machine = Machine(request, resources)
+
+        def press(*_: object) -> None:
+            machine.press_power_button()
+            token.run_sync_soon(boot.cancel)
+
+        for button in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(button, press)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            await machine.boot()
+        except BaseException:
+            machine.give_up()
+            raise
+        try:
+            with trio.CancelScope(shield=True):
+                await machine.run(lambda: announce(machine.facts))
+        finally:
+            machine.power_off()
+
+
+def _let_go_of_terminal() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The crash store inside the virtual disk's own filesystem: /var/crash, before the mount is there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from dumpwriter.crashstore import REPORT_SIZE_BYTES_MAX, UNFINISHED
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from vdisk.filesystem import Filesystem
+
+ROOT = 2
+PARENTS = (b"var", b"crash")
+CRASH_DIRECTORY = "/var/crash"
+
+
+class DiskStore:
+    """Crashes are root's, in directories of mode 0700 and files of mode 0600, whoever mounts the disk next."""
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        self._filesystem = filesystem
+        self._owner = os.geteuid(), os.getegid()
+        self._directory = ROOT
+        for name, mode in zip(PARENTS, (0o755, 0o700), strict=True):
+            self._directory = self._subdirectory(self._directory, name, mode)
+        self._unfinished = 0
+        self._files: dict[str, int] = {}
+
+    def describe(self, name: str) -> str:
+        return f"{CRASH_DIRECTORY}/{name}"
+
+    def names(self) -> list[str]:
+        return [os.fsdecode(name) for name in self._entries(self._directory)]
+
+    def free_bytes(self) -> int:
+        found = self._filesystem.statistics()
+        available = found.blocks_available if self._owner[0] else found.blocks_free
+        return available * found.block_size
+
+    def read_report(self, name: str) -> bytes:
+        with contextlib.suppress(OSError):
+            crash = self._filesystem.lookup(self._directory, os.fsencode(name))
+            return bytes(
+                self._filesystem.read(self._filesystem.lookup(crash, b"report.json"), 0, REPORT_SIZE_BYTES_MAX)
+            )
+        return b""
+
+    def begin(self) -> None:
+        self.abandon()
+        self._unfinished = self._subdirectory(self._directory, UNFINISHED.encode(), 0o700)
+
+    def write(self, file: str, offset_bytes: int, content: Buffer) -> None:
+        view = memoryview(content).cast("B")
+        ino = self._open(file)
+        while view.nbytes:
+            done_bytes = self._filesystem.write(ino, offset_bytes, view)
+            offset_bytes += done_bytes
+            view = view[done_bytes:]
+
+    def read(self, file: str, offset_bytes: int, length_bytes: int) -> bytes:
+        return bytes(self._filesystem.read(self._open(file), offset_bytes, length_bytes))
+
+    def resize(self, file: str, size_bytes: int) -> None:
+        self._filesystem.set_attributes(self._open(file), size_bytes=size_bytes)
+
+    def finish(self, name: str) -> None:
+        for ino in self._files.values():
+            self._filesystem.fsync(ino)
+        self._files.clear()
+        self._filesystem.rename(self._directory, UNFINISHED.encode(), self._directory, os.fsencode(name))
+        self._filesystem.fsync(self._directory)
+
+    def abandon(self) -> None:
+        self._files.clear()
+        with contextlib.suppress(FileNotFoundError):
+            unfinished = self._filesystem.lookup(self._directory, UNFINISHED.encode())
+            for name in self._entries(unfinished):
+                self._filesystem.unlink(unfinished, name)
+            self._filesystem.rmdir(self._directory, UNFINISHED.encode())
+
+    def _open(self, file: str) -> int:
+        if file not in self._files:
+            made = self._filesystem.create(self._unfinished, file.encode(), stat.S_IFREG | 0o600, *self._owner)
+            self._files[file] = made.ino
+        return self._files[file]
+
+    def _entries(self, directory: int) -> list[bytes]:
+        return [name for name, *_ in self._filesystem.entries(directory, 0) if name not in (b".", b"..")]
+
+    def _subdirectory(self, parent: int, name: bytes, mode: int) -> int:
+        try:
+            ino = self._filesystem.lookup(parent, name)
+        except FileNotFoundError:
+            return self._filesystem.mkdir(parent, name, stat.S_IFDIR | mode, *self._owner).ino
+        if not stat.S_ISDIR(self._filesystem.attributes(ino).mode):
+            raise NotADirectoryError(errno.ENOTDIR, f"{CRASH_DIRECTORY} on the disk is not a directory")
+        return ino

@@ -1,0 +1,152 @@
+"""From the region to a vmcore and its report in a crash store.
+
+Twice through the region: the first time to know which pages are there, for the file's layout follows from that; the
+second time to copy them. Memory stays bounded whatever the size of the dump. Interrupted anywhere, it is run again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dumpwriter.crashstore import next_name
+from dumpwriter.export.elf import ElfLayout
+from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
+from dumpwriter.recovery import Findings, recover
+from dumpwriter.report import describe_findings, iso_time
+from dumpwriter.verdict import Verdict
+from vdisk.errors import RecoveryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dumpwriter.crashstore import CrashStore
+    from dumpwriter.frames import DumpIdentity
+    from vdisk.layers.mapped import Mapped
+
+DIGEST_READ_SIZE_BYTES = 4 << 20
+VMCORE, REPORT = "vmcore", "report.json"
+SPARE_BYTES = 1 << 20  # report, directory entries and extent blocks
+
+
+class Extraction(NamedTuple):
+    """A crash in its store. `report` is what stands in report.json, and where."""
+
+    findings: Findings
+    report: dict[str, Any]
+
+
+class _Survey:
+    """A sink that only counts: how many bytes of pages have content."""
+
+    data_bytes = 0
+
+    def data(self, first_page: int, content: memoryview) -> None:  # noqa: ARG002 - the sink's interface
+        self.data_bytes += content.nbytes
+
+    def zeros(self, run: PageRun) -> None:
+        pass
+
+
+class _VmcoreWriter:
+    """A sink that puts each page where the layout says. Zero pages stay holes."""
+
+    def __init__(self, store: CrashStore, layout: ElfLayout) -> None:
+        self._store = store
+        self._layout = layout
+
+    def data(self, first_page: int, content: memoryview) -> None:
+        offset_bytes = self._layout.file_offset_bytes(first_page * PAGE_SIZE_BYTES)
+        self._store.write(VMCORE, offset_bytes, content)
+
+    def zeros(self, run: PageRun) -> None:
+        pass
+
+
+def extract(
+    region: Mapped,
+    identity: DumpIdentity,
+    store: CrashStore,
+    progress: Callable[[int, int], None],
+) -> Extraction:
+    """Copy a dump out, durably. A dump that is in the store already is not copied again.
+
+    A verdict of NONE copies nothing. Raises `RecoveryError` where the store has no room or fails; the dump is then as
+    it was.
+    """
+    survey = _Survey()
+    findings = recover(region, identity, survey, lambda done, total: progress(done, 2 * total))
+    report = describe_findings(findings, identity)
+    if findings.verdict == Verdict.NONE:
+        return Extraction(findings, report | {"path": None})
+    known = _already_there(store, identity)
+    if known is not None:
+        return Extraction(findings, known)
+    notes = findings.metadata.notes if findings.metadata else b""
+    runs = [(first * PAGE_SIZE_BYTES, count * PAGE_SIZE_BYTES) for first, count in findings.present]
+    layout = ElfLayout(runs, notes, partial=findings.verdict == Verdict.PARTIAL)
+    needed_bytes = survey.data_bytes + SPARE_BYTES
+    if store.free_bytes() < needed_bytes:
+        raise RecoveryError(f"no room for the dump: it needs {needed_bytes} bytes, {store.free_bytes()} are free")
+    try:
+        report = _copy(region, identity, store, layout, findings, report, progress)
+    except OSError as error:
+        store.abandon()
+        if error.errno == errno.ENOSPC:
+            raise RecoveryError(f"no room for the dump: it needs {needed_bytes} bytes") from None
+        raise RecoveryError(f"cannot write the dump's copy: {error.strerror or error}") from None
+    return Extraction(findings, report)
+
+
+def _copy(
+    region: Mapped,
+    identity: DumpIdentity,
+    store: CrashStore,
+    layout: ElfLayout,
+    findings: Findings,
+    report: dict[str, Any],
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    store.begin()
+    store.write(VMCORE, 0, layout.header())
+    store.resize(VMCORE, layout.size_bytes)
+    again = recover(
+        region, identity, _VmcoreWriter(store, layout), lambda done, total: progress(total + done, 2 * total)
+    )
+    if again.present != findings.present:
+        store.abandon()
+        raise RecoveryError("the disk gave two different answers while the dump was read: run the recovery again")
+    name = next_name(store)
+    report = report | {
+        "path": store.describe(name),
+        "format": "elf",
+        "notes_dropped": layout.notes_dropped,
+        "recovered": iso_time(time.time_ns()),
+        "digests": {VMCORE: {"sha256": _digest(store, layout.size_bytes)}},
+    }
+    store.write(REPORT, 0, json.dumps(report, indent=2).encode() + b"\n")
+    store.finish(name)
+    return report
+
+
+def _digest(store: CrashStore, size_bytes: int) -> str:
+    """Of the copy as it reads back, not of what was meant to be written."""
+    hasher = hashlib.sha256()
+    for offset_bytes in range(0, size_bytes, DIGEST_READ_SIZE_BYTES):
+        hasher.update(store.read(VMCORE, offset_bytes, min(DIGEST_READ_SIZE_BYTES, size_bytes - offset_bytes)))
+    return hasher.hexdigest()
+
+
+def _already_there(store: CrashStore, identity: DumpIdentity) -> dict[str, Any] | None:
+    """The report of this very dump, where a recovery came so far and was cut before the region was marked."""
+    for name in sorted(filter(str.isdecimal, store.names()), key=int, reverse=True):
+        try:
+            report = json.loads(store.read_report(name) or b"{}")
+        except ValueError:
+            continue
+        if isinstance(report, dict) and report.get("dump_id") == identity.dump_id.hex():
+            return report
+    return None

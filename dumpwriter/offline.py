@@ -1,0 +1,151 @@
+"""A disk that no machine runs on: looked into, verified, or relieved of its dump, through a driver stack of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dumpwriter.extraction import extract
+from dumpwriter.frames import DumpIdentity
+from dumpwriter.recovery import newest_header, recover
+from dumpwriter.report import describe_findings, describe_header, describe_nothing, iso_time
+from dumpwriter.status import describe_extents
+from dumpwriter.verdict import Reason, Verdict
+from vdisk import stack
+from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionState
+from vdisk.controller import Controller, create_registers
+from vdisk.errors import FormatError
+from vdisk.imagefile import ImageFile, open_locked, open_unlocked
+from vdisk.layers.mapped import Mapped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dumpwriter.crashstore import CrashStore
+    from dumpwriter.formats.region import PageRun
+    from vdisk.blockdevice import BlockDevice
+    from vdisk.extent import ExtentMap
+
+# What the boot record alone rules out. What is not in the table may be a dump.
+REASONS_BY_STATE = {
+    RegionState.NONE: Reason.NEVER_ARMED,
+    RegionState.TAKEN: Reason.ALREADY_TAKEN,
+    RegionState.DISCARDED: Reason.DISCARDED,
+}
+
+
+class OfflineDisk(NamedTuple):
+    """A disk with its boot area. `is_writable` tells whether a recovered dump can be marked."""
+
+    device: BlockDevice
+    area: BootArea
+    record: BootRecord
+    is_writable: bool
+
+
+def reason_for_none(record: BootRecord) -> Reason | None:
+    """Why the region cannot hold a dump, as far as the boot record knows; None where it has to be read."""
+    if record.region_state == RegionState.ARMED and record.boot_stage == BootStage.OFF:
+        return Reason.CLEAN
+    return REASONS_BY_STATE.get(RegionState(record.region_state))
+
+
+def identity_of(record: BootRecord) -> DumpIdentity:
+    return DumpIdentity(record.dump_id, record.generation)
+
+
+@contextlib.contextmanager
+def opened_disk(descriptor: int) -> Iterator[OfflineDisk]:
+    """A driver stack on an open image, which is closed at the end. Raises `ImageError`, `FormatError`."""
+    registers = create_registers()
+    try:
+        device = stack.load_live(Controller(registers, ImageFile(descriptor))).device
+        area = BootArea(device)
+        is_writable = os.access(f"/proc/self/fd/{descriptor}", os.W_OK)
+        yield OfflineDisk(device, area, area.read(), is_writable)
+    finally:
+        os.close(registers)
+        os.close(descriptor)
+
+
+def recover_image(path: str, store: CrashStore, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Copy the dump of an image out and mark the region, durably and in this order. The report says what was found."""
+    with opened_disk(open_locked(path, read_only=not os.access(path, os.W_OK))) as disk:
+        reason = reason_for_none(disk.record)
+        if reason is not None:
+            return describe_nothing(reason)
+        extraction = extract(_region(disk), identity_of(disk.record), store, progress)
+        if extraction.findings.verdict != Verdict.NONE and disk.is_writable:
+            disk.area.write(disk.record._replace(region_state=RegionState.TAKEN))
+        return extraction.report
+
+
+def verify_image(path: str, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Check every frame and copy nothing."""
+    with opened_disk(open_locked(path, read_only=True)) as disk:
+        reason = reason_for_none(disk.record)
+        if reason is not None and reason != Reason.ALREADY_TAKEN:
+            return describe_nothing(reason)
+        findings = recover(_region(disk), identity_of(disk.record), _Nowhere(), progress)
+        return describe_findings(findings, identity_of(disk.record))
+
+
+def describe_image(path: str) -> dict[str, Any]:
+    """What boot record and headers say, with no frame read: quick, also beside a machine that runs."""
+    with opened_disk(open_unlocked(path)) as disk:
+        record = disk.record
+        facts: dict[str, Any] = {
+            "image": os.path.abspath(path),
+            "disk_id": record.disk_id.hex(),
+            "disk_size_bytes": record.disk_size_bytes,
+            "filesystem_size_bytes": record.filesystem_size_bytes,
+            "memory_bytes": record.memory_size_bytes,
+            "boot_count": record.boot_count,
+            "boot_stage": BootStage(record.boot_stage).name.lower(),
+            "region_state": RegionState(record.region_state).name.lower(),
+            "generation": record.generation,
+            "region": None,
+            "dump": None,
+        }
+        if record.region_state != RegionState.NONE:
+            extents = disk.area.read_extents(record)
+            facts["region"] = {"size_bytes": extents.size_bytes, "extents": describe_extents(extents)}
+            facts["dump"] = _describe_dump(disk, extents)
+        return facts
+
+
+def recorded_extents(path: str) -> ExtentMap:
+    """The extents of the region as the boot area has them. Raises `FormatError` where there never was a region."""
+    with opened_disk(open_unlocked(path)) as disk:
+        if disk.record.region_state == RegionState.NONE:
+            raise FormatError(f"{path} was never armed: no region is recorded yet")
+        return disk.area.read_extents(disk.record)
+
+
+def _describe_dump(disk: OfflineDisk, extents: ExtentMap) -> dict[str, Any] | None:
+    header = newest_header(Mapped(disk.device, extents), identity_of(disk.record))
+    if header is None:
+        return None
+    return describe_header(header) | {
+        "state": header.state,
+        "armed": iso_time(header.armed_time_ns),
+        "frames_planned": header.frames_planned,
+        "frames_written": header.frames_written,
+        "pages_total": header.pages_total,
+        "pages_written": header.pages_written,
+    }
+
+
+def _region(disk: OfflineDisk) -> Mapped:
+    return Mapped(disk.device, disk.area.read_extents(disk.record))
+
+
+class _Nowhere:
+    """A sink for a reader who only wants to know."""
+
+    def data(self, first_page: int, content: memoryview) -> None:
+        pass
+
+    def zeros(self, run: PageRun) -> None:
+        pass

@@ -1,0 +1,121 @@
+"""Recipes of disk images: sizes, memory, how fragmented the region is, what files are on it. TOML.
+
+shows = "one line on what the disk is good for"
+size = "256MiB"
+memory = "64MiB"
+
+[region]
+extents = 64            # at least as many; 1 where it may be contiguous
+
+[[files]]
+path = "/etc/motd"
+text = "hello"          # or: size = "1MiB", which fills it with a repeatable pattern
+
+[disk]
+fill_percent = 100      # a file that leaves no room for anything else
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any, NamedTuple
+
+from dumpwriter.sizes import parse_size
+from vdisk.errors import UsageError
+
+PATTERN_BLOCK_BYTES = 4096
+
+
+class RecipeFile(NamedTuple):
+    """A file to put on the disk. `path` is absolute, without `.` and `..`."""
+
+    path: str
+    content: bytes
+
+
+class Recipe(NamedTuple):
+    """What a disk is to be like. Sizes in bytes."""
+
+    size_bytes: int
+    memory_size_bytes: int
+    shows: str = ""
+    region_extents: int = 1
+    files: tuple[RecipeFile, ...] = ()
+    fill_percent: int = 0
+
+
+def read_recipe(path: str) -> Recipe:
+    """Raises `UsageError` where the file cannot be read or says something that it may not."""
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no recipe: {error}") from None
+    try:
+        return _recipe(table)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def _recipe(table: dict[str, Any]) -> Recipe:
+    _no_others("the recipe", table, {"shows", "size", "memory", "region", "disk", "files"})
+    region, disk = _table(table, "region", {"extents"}), _table(table, "disk", {"fill_percent"})
+    files = table.get("files", [])
+    if not isinstance(files, list):
+        raise UsageError("files must be tables: [[files]]")
+    return Recipe(
+        size_bytes=_size(table, "size"),
+        memory_size_bytes=_size(table, "memory"),
+        shows=str(table.get("shows", "")),
+        region_extents=_whole_number(region, "extents", 1, 1, 4096),
+        files=tuple(_file(entry) for entry in files),
+        fill_percent=_whole_number(disk, "fill_percent", 0, 0, 100),
+    )
+
+
+def _file(entry: Any) -> RecipeFile:
+    if not isinstance(entry, dict):
+        raise UsageError("files must be tables: [[files]]")
+    _no_others("a file", entry, {"path", "text", "size"})
+    path = entry.get("path")
+    parts = path.split("/") if isinstance(path, str) else []
+    if len(parts) < 2 or parts[0] or any(part in ("", ".", "..") for part in parts[1:]):
+        raise UsageError(f"{path!r} is no absolute path of a file")
+    if ("text" in entry) == ("size" in entry):
+        raise UsageError(f"{path}: give text or size")
+    content = str(entry["text"]).encode() if "text" in entry else pattern(_size(entry, "size"))
+    return RecipeFile("/".join(parts), content)
+
+
+def pattern(size_bytes: int) -> bytes:
+    """Bytes that tell where they are from: each block begins with its own number."""
+    blocks = range(-(-size_bytes // PATTERN_BLOCK_BYTES))
+    return b"".join(block.to_bytes(8, "little").ljust(PATTERN_BLOCK_BYTES, b"\x5a") for block in blocks)[:size_bytes]
+
+
+def _table(table: dict[str, Any], name: str, known: set[str]) -> dict[str, Any]:
+    found = table.get(name, {})
+    if not isinstance(found, dict):
+        raise UsageError(f"{name} must be a table: [{name}]")
+    _no_others(f"[{name}]", found, known)
+    return found
+
+
+def _no_others(where: str, table: dict[str, Any], known: set[str]) -> None:
+    for name in table.keys() - known:
+        raise UsageError(f"{where} has no {name!r}; it has {', '.join(sorted(known))}")
+
+
+def _size(table: dict[str, Any], name: str) -> int:
+    if name not in table:
+        raise UsageError(f"{name} is missing")
+    return parse_size(str(table[name]))
+
+
+def _whole_number(table: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
+    value = table.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise UsageError(f"{name} must be a number from {least} to {most}")
+    return value

@@ -1,0 +1,79 @@
+"""What recovery found, as the JSON that stands beside the vmcore. Field names are used by other programs: keep them."""
+
+from __future__ import annotations
+
+import struct
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from dumpwriter.formats.region import CauseKind
+from dumpwriter.verdict import Reason, Verdict
+
+if TYPE_CHECKING:
+    from dumpwriter.formats.region import DumpHeader
+    from dumpwriter.frames import DumpIdentity
+    from dumpwriter.recovery import Findings
+
+UNEXPLAINED: dict[str, Any] = {"cause": "unknown", "bugcheck": None, "times": {}}
+CAUSE_NAMES: dict[int, str] = {
+    CauseKind.NONE: "unknown",
+    CauseKind.BUGCHECK: "bugcheck",
+    CauseKind.MACHINE_DIED: "machine died",
+    CauseKind.WATCHDOG: "watchdog",
+}
+
+
+def describe_findings(findings: Findings, identity: DumpIdentity) -> dict[str, Any]:
+    """The facts of a dump, without what became of its copy."""
+    return {
+        "verdict": findings.verdict,
+        "reason": findings.reason,
+        "pages_total": findings.pages_total,
+        "pages_present": findings.pages_present,
+        "missing": [{"first_page": run.first_page, "page_count": run.page_count} for run in findings.missing],
+        "frames_damaged": findings.frames_damaged,
+        "memory_map": "known" if findings.metadata else "lost",
+        "machine": findings.metadata.machine if findings.metadata else None,
+        "dump_id": identity.dump_id.hex(),
+        "generation": identity.generation,
+        **(describe_header(findings.header) if findings.header else UNEXPLAINED),
+    }
+
+
+def describe_nothing(reason: Reason) -> dict[str, Any]:
+    """A verdict of NONE that needed no look at the region."""
+    return {
+        "verdict": Verdict.NONE,
+        "reason": reason,
+        "path": None,
+        "pages_total": 0,
+        "pages_present": 0,
+        **UNEXPLAINED,
+    }
+
+
+def describe_header(header: DumpHeader) -> dict[str, Any]:
+    """Why the machine stopped, and when; the unexplained where no dump was begun."""
+    if not header.crash_time_ns:
+        return UNEXPLAINED
+    return {
+        "cause": CAUSE_NAMES.get(header.cause_kind, "unknown"),
+        "bugcheck": {
+            "code": header.bugcheck_code,
+            "parameters": list(struct.unpack("<4Q", header.bugcheck_parameters)),
+            "text": header.cause_text.rstrip(b"\0").decode(errors="replace"),
+        },
+        "times": {
+            "armed": iso_time(header.armed_time_ns),
+            "crash": iso_time(header.crash_time_ns),
+            "dump_end": iso_time(header.end_time_ns),
+        },
+    }
+
+
+def iso_time(time_ns: int) -> str | None:
+    """UTC to the microsecond; None for a time that was never set, or cannot be one."""
+    try:
+        return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="microseconds") if time_ns else None
+    except (OverflowError, ValueError):
+        return None

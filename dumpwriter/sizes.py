@@ -1,0 +1,31 @@
+"""Sizes as people write and read them."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from vdisk.errors import UsageError
+
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of 1GiB, 64M, 4096, … (powers of 1024 throughout). Raises `UsageError`."""
+    found = SIZE.fullmatch(text.strip())
+    if not found:
+        raise UsageError(f"{text!r} is not a size: give it as 512MiB or 1GiB")
+    size_bytes = int(Fraction(found[1]) * UNITS[found[2].lower()])
+    if not size_bytes:
+        raise UsageError(f"a size of {text} makes no sense")
+    return size_bytes
+
+
+def format_size(size_bytes: float) -> str:
+    """Three digits and a unit: 1.50 GiB, 64 MiB."""
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if size_bytes < 1024 or unit == "TiB":
+            return f"{size_bytes:.3g} {unit}" if size_bytes < 1000 else f"{size_bytes:.0f} {unit}"
+        size_bytes /= 1024
+    raise AssertionError

@@ -1,0 +1,79 @@
+"""What the machine is doing, from its runtime file alone. Field names are used by other programs: keep them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, MachineState, Register
+from dumpwriter.runtime import is_alive
+from dumpwriter.verdict import Verdict
+
+if TYPE_CHECKING:
+    from dumpwriter.runtime import RuntimeFile
+    from vdisk.extent import ExtentMap
+
+RUNNING = (MachineState.BOOTING, MachineState.ARMED, MachineState.DISARMED, MachineState.STOPPING)
+
+
+def describe(runtime: RuntimeFile) -> dict[str, Any]:
+    """State, processes and the facts of arming. A machine whose process is gone is never said to run."""
+    state = present_state(runtime)
+    document = runtime.document()
+    standby = document.get("standby") or {}
+    return document | {
+        "state": state.name.lower(),
+        "pid": runtime[Register.MACHINE_PID],
+        "standby": standby | {"pid": runtime[Register.STANDBY_PID] if standby_is_alive(runtime) else None},
+        "crash": _describe_crash(runtime) if state not in RUNNING else None,
+    }
+
+
+def present_state(runtime: RuntimeFile) -> MachineState:
+    """The state in the file, corrected by which processes live."""
+    state = runtime.state
+    if machine_is_alive(runtime) and state in RUNNING:
+        return state
+    if state in RUNNING:
+        # The process is gone and nobody wrote why: the standby is about to, or there is none.
+        return MachineState.CRASHED if standby_is_alive(runtime) else MachineState.FAILED
+    if state in (MachineState.CRASHED, MachineState.DUMPING) and not standby_is_alive(runtime):
+        return MachineState.FAILED
+    return state
+
+
+def machine_is_alive(runtime: RuntimeFile) -> bool:
+    return is_alive(runtime[Register.MACHINE_PID], runtime[Register.MACHINE_START])
+
+
+def standby_is_alive(runtime: RuntimeFile) -> bool:
+    return is_alive(runtime[Register.STANDBY_PID], runtime[Register.STANDBY_START])
+
+
+def describe_extents(extents: ExtentMap) -> list[dict[str, int]]:
+    return [extent._asdict() for extent in extents.extents]
+
+
+def _describe_crash(runtime: RuntimeFile) -> dict[str, Any]:
+    return {
+        "code": runtime[Register.BUGCHECK_CODE],
+        "text": runtime.text(CAUSE_TEXT),
+        **describe_dump(runtime),
+    }
+
+
+def describe_dump(runtime: RuntimeFile) -> dict[str, Any]:
+    """The standby's own account of the dump: what recovery will find is for recovery to say."""
+    verdicts = dict(enumerate(Verdict, start=1))
+    verdict = verdicts.get(runtime[Register.VERDICT], Verdict.NONE)
+    reason = runtime.text(REASON_TEXT)
+    if not runtime[Register.VERDICT]:
+        reason = reason or "the standby ended before it could say what it wrote"
+    return {
+        "verdict": verdict,
+        "reason": reason,
+        "bytes_written": runtime[Register.BYTES_WRITTEN],
+        "pages_total": runtime[Register.PAGES_TOTAL],
+        "pages_present": runtime[Register.PAGES_WRITTEN],
+        "frames_failed": runtime[Register.FRAMES_FAILED],
+        "seconds": runtime[Register.DUMP_NANOSECONDS] / 1e9,
+    }
