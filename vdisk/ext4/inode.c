@@ -2,6 +2,7 @@
 #include "volume.h"
 
 #define EXTENT_MAX_BLOCKS 32768 /* the longest initialised extent */
+#define EXTENTS_PER_NODE 340
 
 struct inode_place {
     struct cached_block *block;
@@ -136,18 +137,22 @@ static void set_hole(block_run *run, uint64_t logical, uint64_t end)
     *run = (block_run){.logical = logical, .length = end - logical};
 }
 
-/* The cursor stands where goto left it: at the extent before the hole, or at the first of the file. */
+/*
+ * The cursor stands where goto left it: at the extent before the hole, or at the first of the file. From the end of a
+ * leaf the library's next step may lead back to the beginning of that leaf, so it is asked until it is past the hole.
+ */
 static errcode_t describe_hole(ext2_extent_handle_t handle, uint64_t logical, block_run *run)
 {
     struct ext2fs_extent extent;
     errcode_t error = ext2fs_extent_get(handle, EXT2_EXTENT_CURRENT, &extent);
 
-    if (!error && extent.e_lblk <= logical)
+    for (int step = 0; !error && extent.e_lblk <= logical; step++) {
+        if (step > 2 * EXTENTS_PER_NODE)
+            return EXT2_ET_EXTENT_HEADER_BAD;
         error = ext2fs_extent_get(handle, EXT2_EXTENT_NEXT_LEAF, &extent);
+    }
     if (error && !is_end(error))
         return error;
-    if (!error && extent.e_lblk <= logical)
-        return EXT2_ET_EXTENT_HEADER_BAD;
     set_hole(run, logical, error ? UINT32_MAX : extent.e_lblk);
     return 0;
 }
