@@ -47,10 +47,9 @@ class NodeTable:
             self._filesystem.release(ino)
         return True
 
-    def forget_all(self) -> None:
-        """Take every reference away: the kernel sends no forgets for what it knew when a mount ends."""
-        for ino, count in list(self._references.items()):
-            self.forget(ino, count)
+    def references(self) -> list[tuple[int, int]]:
+        """(inode, count) of all that the kernel refers to."""
+        return list(self._references.items())
 
     def rename(self, ino: int, parent: int, name: bytes) -> None:
         """Note the new name of an inode, where the kernel knows it."""

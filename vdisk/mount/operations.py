@@ -73,8 +73,9 @@ class Operations(pyfuse3.Operations):
         self.on_failure = on_failure
 
     def forget_all(self) -> None:
-        """Give up what the kernel held. To be called between the end of the session and the filesystem's close."""
-        self._nodes.forget_all()
+        """Give up what the kernel held: it sends no forgets when a mount ends. The filesystem must still be open."""
+        for ino, count in self._nodes.references():
+            self._forget(ino, count)
 
     # Names
 

@@ -42,6 +42,9 @@ async def serve(
     `source` is what the table of mounts names as the device, the image's path. On return or on any exception, a
     cancellation included, nothing is mounted any more. A filesystem behind the operations is the caller's to close.
     Raises MountError.
+
+    This process must hold no file of the mount open: starting a program closes them in the child, which then waits for
+    an answer from us, while vfork keeps us waiting for the child.
     """
     mountpoint = check_mountpoint(mountpoint)
     with attached(mountpoint, _options(source, allow_other=allow_other)) as descriptor:
@@ -99,10 +102,13 @@ async def _answer_requests(ended: trio.Event, stop: trio.Event) -> None:
 
 async def _wait_until_usable(mount: mountinfo.Mount) -> None:
     """Ask the kernel for the filesystem's figures: the answer proves that requests go through."""
-    with trio.move_on_after(_ANSWER_SECONDS):
-        await trio.to_thread.run_sync(os.statvfs, mount.mountpoint, abandon_on_cancel=True)
-        return
-    raise MountError(f"{mount.mountpoint}: mounted, but it does not answer; look at the kernel's log with dmesg")
+    try:
+        with trio.fail_after(_ANSWER_SECONDS):
+            await trio.to_thread.run_sync(os.statvfs, mount.mountpoint, abandon_on_cancel=True)
+    except (trio.TooSlowError, OSError) as error:
+        raise MountError(
+            f"{mount.mountpoint}: mounted, but it does not answer; see the kernel's log (dmesg)"
+        ) from error
 
 
 def _raise_read_ahead(mount: mountinfo.Mount) -> None:
