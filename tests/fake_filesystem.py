@@ -270,5 +270,8 @@ class FakeFilesystem:
         self.xattr_get(ino, name)
         del self._inodes[ino].xattrs[name]
 
+    def pin(self, ino: int) -> None:
+        self.pinned.add(ino)
+
     def is_pinned(self, ino: int) -> bool:
         return ino in self.pinned

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-BACKENDS = [pytest.param((), id="fake")]  # what `tests.served` can serve: its arguments
+BACKENDS = [pytest.param((), id="fake"), pytest.param(("--ext4",), id="ext4")]  # as arguments of `tests.served`
 _PATIENCE_SECONDS = 20.0
 _POLL_SECONDS = 0.002
 
@@ -86,7 +86,8 @@ def serve_arguments(mountpoint: Path, *arguments: str) -> list[str]:
 def mounted(directory: Path, *arguments: str) -> Iterator[Mounted]:
     """Serve a mount at `directory`/mnt for as long as the context lasts; `arguments` are those of `tests.served`.
 
-    Fails at the end where a request was answered with EIO, unless the test has set `failures_expected`.
+    Fails at the end where a request was answered with EIO, unless the test has set `failures_expected`, and where the
+    disk, if there is one, is not clean.
     """
     mountpoint, events = directory / "mnt", directory / "events"
     mountpoint.mkdir(exist_ok=True)
@@ -101,6 +102,11 @@ def mounted(directory: Path, *arguments: str) -> Iterator[Mounted]:
         served.clean_up()
     assert served.failures_expected or not served.events("failure"), events.read_text()
     assert not served.events("Traceback"), events.read_text()
+    if "--ext4" in arguments:
+        image = mountpoint.with_suffix(".img")
+        checked = run("e2fsck", "-f", "-n", image)
+        assert checked.returncode == 0, checked.stdout
+        image.unlink()
 
 
 def as_nobody(command: list[str]) -> list[str]:

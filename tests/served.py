@@ -7,22 +7,28 @@ import itertools
 import os
 import signal
 import sys
+import uuid
 from typing import TYPE_CHECKING
 
 import trio
 
 from tests.fake_filesystem import FakeFilesystem
+from vdisk.controller import Controller, create_registers
 from vdisk.errors import GhostdumpError, UsageError
+from vdisk.ext4.filesystem import Ext4Filesystem
+from vdisk.ext4.mkfs import make_filesystem
 from vdisk.filesystem import ROOT_INODE
+from vdisk.imagefile import ImageFile, open_locked
 from vdisk.mount.control import ControlFile
 from vdisk.mount.operations import Operations
 from vdisk.mount.session import serve
+from vdisk.stack import load_live
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PINNED_NAME = b"pinned"
-PINNED_CONTENT = b"written beneath the mount"
+PINNED_CONTENT = b"written before it was pinned".ljust(4096, b".")
 BROKEN_LINK_TARGET = b"broken"
 
 
@@ -40,54 +46,119 @@ class _BrokenFilesystem(FakeFilesystem):
         return bytes([1 // (target != BROKEN_LINK_TARGET)]) and target
 
 
-def _control_files() -> Iterator[ControlFile]:
-    renderings = itertools.count(1)
-    note = bytearray(b"empty")
+class _Memory:
+    """The fake filesystem; its end tells which references it was left with."""
 
-    def write_note(data: bytes) -> None:
-        note[:] = data
+    def __init__(self) -> None:
+        self.filesystem = _BrokenFilesystem()
 
-    def trigger(data: bytes) -> None:
+    def maintain(self) -> None:
+        pass
+
+    def write_beneath(self, ino: int, data: bytes) -> None:
+        self.filesystem.pinned.discard(ino)
+        self.filesystem.write(ino, 0, data)
+        self.filesystem.pin(ino)
+
+    def end(self) -> None:
+        tell("references", self.filesystem.references)
+
+
+class _Disk:
+    """A new ext4 on a new image file, behind the live driver stack."""
+
+    def __init__(self, image: str, size_bytes: int) -> None:
+        with open(image, "xb") as file:
+            file.truncate(size_bytes)
+        make_filesystem(image, size_bytes, label="test", uuid=str(uuid.uuid4()))
+        self._device = load_live(Controller(create_registers(), ImageFile(open_locked(image)))).device
+        self.filesystem = Ext4Filesystem.open(self._device)
+
+    def maintain(self) -> None:
+        self.filesystem.maintain()
+
+    def write_beneath(self, ino: int, data: bytes) -> None:
+        self._device.write_from(self.filesystem.extents(ino)[0].physical_bytes, data)
+
+    def end(self) -> None:
+        self.filesystem.close()
+
+
+class _Served:
+    """One disk, its pinned file and its control files, for as long as it is mounted."""
+
+    def __init__(self, disk: _Memory | _Disk) -> None:
+        self.disk = disk
+        filesystem = disk.filesystem
+        self._pinned = filesystem.create(ROOT_INODE, PINNED_NAME, 0o600, os.getuid(), os.getgid()).ino
+        filesystem.write(self._pinned, 0, PINNED_CONTENT)
+        filesystem.pin(self._pinned)
+        self._note = b"empty"
+        self._renderings = itertools.count(1)
+        self.stop = trio.Event()
+
+    def operations(self) -> Operations:
+        return Operations(
+            self.disk.filesystem,
+            self._control_files(),
+            on_open=lambda path, ino: tell("open", os.fsdecode(path)),
+            on_failure=lambda request, error: tell("failure", request, repr(error)),
+        )
+
+    def _control_files(self) -> Iterator[ControlFile]:
+        yield ControlFile("status", read=lambda: b"%d" % next(self._renderings) * 3000)
+        yield ControlFile("trigger", write=self._trigger)
+        yield ControlFile("note", read=lambda: self._note, write=self._write_note)
+        yield ControlFile("beneath", write=lambda data: self.disk.write_beneath(self._pinned, data))
+
+    def _write_note(self, data: bytes) -> None:
+        self._note = data
+
+    def _trigger(self, data: bytes) -> None:
         if data == b"nonsense\n":
             raise UsageError("no such cause")
         tell("trigger", data)
 
-    yield ControlFile("status", read=lambda: b"%d" % next(renderings) * 3000)
-    yield ControlFile("trigger", write=trigger)
-    yield ControlFile("note", read=lambda: bytes(note), write=write_note)
+    async def stop_on_sigterm(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                self.stop.set()
+
+    async def maintain(self) -> None:
+        while True:
+            await trio.sleep(1)
+            self.disk.maintain()
+
+    def show(self, name: str) -> None:
+        ino = self.disk.filesystem.lookup(ROOT_INODE, os.fsencode(name))
+        tell("shown", bytes(self.disk.filesystem.read(ino, 0, 4096)).rstrip(b"\0"))
 
 
-async def _serve(arguments: argparse.Namespace, filesystem: FakeFilesystem) -> None:
-    stop = trio.Event()
-    operations = Operations(
-        filesystem,
-        _control_files(),
-        on_open=lambda path, ino: tell("open", os.fsdecode(path)),
-        on_failure=lambda request, error: tell("failure", request, repr(error)),
-    )
+async def _serve(arguments: argparse.Namespace) -> None:
+    served = _Served(_Disk(arguments.mountpoint + ".img", arguments.size) if arguments.ext4 else _Memory())
+    operations = served.operations()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_sigterm, stop)
-        source, allow_other = arguments.source, arguments.allow_other
-        ready = lambda: tell("ready")  # noqa: E731
-        await serve(operations, arguments.mountpoint, source=source, stop=stop, allow_other=allow_other, on_ready=ready)
+        nursery.start_soon(served.stop_on_sigterm)
+        nursery.start_soon(served.maintain)
+        await serve(
+            operations,
+            arguments.mountpoint,
+            source=arguments.source,
+            stop=served.stop,
+            allow_other=arguments.allow_other,
+            on_ready=lambda: tell("ready"),
+        )
         nursery.cancel_scope.cancel()
     operations.forget_all()
-    tell("references", filesystem.references)
     if arguments.show_at_end:
-        ino = filesystem.lookup(ROOT_INODE, os.fsencode(arguments.show_at_end))
-        tell("shown", bytes(filesystem.read(ino, 0, 4096)).rstrip(b"\0"))
+        served.show(arguments.show_at_end)
+    served.disk.end()
 
 
-async def _stop_on_sigterm(stop: trio.Event) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async for _ in signals:
-            stop.set()
-
-
-def _pin_a_file(filesystem: FakeFilesystem) -> None:
-    ino = filesystem.create(ROOT_INODE, PINNED_NAME, 0o600, os.getuid(), os.getgid()).ino
-    filesystem.write(ino, 0, PINNED_CONTENT)
-    filesystem.pinned.add(ino)
+def _become(uid: int) -> None:
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
 
 
 def main() -> None:
@@ -96,16 +167,14 @@ def main() -> None:
     parser.add_argument("--source", default="an image, with a comma")
     parser.add_argument("--allow-other", action="store_true")
     parser.add_argument("--show-at-end", metavar="NAME", help="tell what is in this file after the end")
-    parser.add_argument("--uid", type=int, help="become this user, after everything is imported")
+    parser.add_argument("--ext4", action="store_true", help="serve ext4 on a new image, MOUNTPOINT.img")
+    parser.add_argument("--size", type=int, default=256 << 20, help="of the image, in bytes")
+    parser.add_argument("--uid", type=int, help="become this user, now that everything is imported")
     arguments = parser.parse_args()
     if arguments.uid is not None:
-        os.setgroups([])
-        os.setresgid(arguments.uid, arguments.uid, arguments.uid)
-        os.setresuid(arguments.uid, arguments.uid, arguments.uid)
-    filesystem = _BrokenFilesystem()
-    _pin_a_file(filesystem)
+        _become(arguments.uid)
     try:
-        trio.run(_serve, arguments, filesystem, strict_exception_groups=True)
+        trio.run(_serve, arguments)
     except* GhostdumpError as group:
         tell("error", type(group.exceptions[0]).__name__, group.exceptions[0])
         sys.exit(1)

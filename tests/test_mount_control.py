@@ -28,15 +28,15 @@ def control(mount: Mounted) -> Path:
 
 def test_it_is_listed_and_so_are_its_files(mount: Mounted, control: Path) -> None:
     assert os.listdir(mount.path).count(".ghostdump") == 1
-    assert sorted(os.listdir(control)) == ["note", "status", "trigger"]
+    assert sorted(os.listdir(control)) == ["beneath", "note", "status", "trigger"]
     listing = run("ls", "-la", control)
     assert listing.stderr == ""
-    assert len(listing.stdout.splitlines()) == 6
+    assert len(listing.stdout.splitlines()) == 7
 
 
 def test_modes_tell_what_can_be_done(control: Path) -> None:
     modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in os.scandir(control)}
-    assert modes == {"status": 0o400, "trigger": 0o200, "note": 0o600}
+    assert modes == {"status": 0o400, "trigger": 0o200, "note": 0o600, "beneath": 0o200}
     assert (control / "status").stat().st_uid == os.getuid()
 
 

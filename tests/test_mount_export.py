@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from vdisk.blockdevice import Layer
-from vdisk.errors import DeviceError
+from vdisk.errors import DeviceError, PowerLost
 from vdisk.memorydisk import MemoryDisk
 from vdisk.mount import mountinfo
 from vdisk.mount.export import exported
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _SIZE_BYTES = 16 << 20
-_ENDING = 4096  # the device ends within a page of the kernel's, and not at a page's end
-_failures: list[str] = []
 
 
 class _Counting(Layer):
-    """Counts flushes and refuses to write to one sector."""
+    """Counts flushes, fails at one sector, and loses its power at another."""
 
     flushes = 0
     bad_sector_bytes = -1
+    power_ends_bytes = -1
 
     def flush(self) -> None:
         self.flushes += 1
@@ -37,20 +33,19 @@ class _Counting(Layer):
     def write_from(self, offset_bytes: int, buffer: bytes) -> None:  # type: ignore[override]
         if offset_bytes <= self.bad_sector_bytes < offset_bytes + len(buffer):
             raise DeviceError("bad sector")
+        if offset_bytes <= self.power_ends_bytes < offset_bytes + len(buffer):
+            raise PowerLost
         super().write_from(offset_bytes, buffer)
 
 
 @pytest.fixture
 def device() -> _Counting:
+    """A device that ends within a page of the kernel's cache."""
     return _Counting(MemoryDisk(_SIZE_BYTES + 1536))
 
 
 def _report(request: str, error: Exception) -> None:
     raise AssertionError(f"{request}: {error!r}")
-
-
-async def _in_thread(function: Callable[[], object]) -> object:
-    return await trio.to_thread.run_sync(function)
 
 
 async def test_tools_of_ext4_work_on_it(device: _Counting) -> None:
@@ -119,6 +114,20 @@ async def test_a_failing_device_answers_eio_and_is_reported(device: _Counting) -
     assert failures == ["write: bad sector"]
 
 
+async def test_a_lost_power_ends_the_session_and_reaches_the_caller(device: _Counting) -> None:
+    device.power_ends_bytes = 8192
+
+    def write(path: str) -> None:
+        with open(path, "r+b", buffering=0) as opened:
+            opened.seek(8192)
+            opened.write(b"x" * 512)
+
+    with pytest.raises(PowerLost):
+        async with exported(device, _report) as path:
+            await trio.to_thread.run_sync(write, path, abandon_on_cancel=True)
+    assert not Path(path).parent.exists()
+
+
 async def test_nothing_is_left_whatever_happens_inside(device: _Counting) -> None:
     with pytest.raises(ZeroDivisionError):
         async with exported(device, _report) as path:
@@ -128,15 +137,16 @@ async def test_nothing_is_left_whatever_happens_inside(device: _Counting) -> Non
         async with exported(device, _report) as path:
             await trio.sleep_forever()
     assert not Path(path).parent.exists()
-    assert all(mount.source != "device" for mount in mountinfo.mounts())
+    assert mountinfo.find(str(Path(path).parent)) is None
 
 
 async def test_a_client_that_stays_inside_does_not_keep_it(device: _Counting) -> None:
+    """The client is a process of its own: a child that inherited an open file from us would close it and wait for us."""
+    holding = 'exec 3< "$1" && echo held && read -r line; read -r byte <&3'
     async with exported(device, _report) as path:
-        opened = await trio.to_thread.run_sync(os.open, path, os.O_RDONLY)
-    try:
-        with pytest.raises(OSError, match=r"not connected|aborted"):
-            os.pread(opened, 1, 0)
-    finally:
-        os.close(opened)
+        client = subprocess.Popen(["sh", "-c", holding, "sh", path], stdin=-1, stdout=-1, stderr=-1)
+        assert client.stdout is not None
+        assert await trio.to_thread.run_sync(client.stdout.readline) == b"held\n"
+    _, complaint = client.communicate(b"\n")
+    assert client.returncode != 0, complaint
     assert not Path(path).parent.exists()

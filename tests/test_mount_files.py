@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import random
+import shutil
 import threading
 from typing import TYPE_CHECKING
 
@@ -174,9 +176,9 @@ def test_concurrent_readers_see_the_same(file: Path) -> None:
     assert seen == [True] * 8
 
 
-def test_a_pinned_file_is_read_from_the_disk_and_refuses_change(mount: Mounted) -> None:
+def test_a_pinned_file_refuses_every_change(mount: Mounted) -> None:
     pinned = mount.path / os.fsdecode(PINNED_NAME)
-    assert pinned.read_bytes()[: len(PINNED_CONTENT)] == PINNED_CONTENT
+    before = pinned.read_bytes()
     attempts: list[Callable[[], object]] = [
         lambda: os.open(pinned, os.O_WRONLY),
         lambda: os.open(pinned, os.O_RDWR),
@@ -193,7 +195,32 @@ def test_a_pinned_file_is_read_from_the_disk_and_refuses_change(mount: Mounted) 
         with pytest.raises(PermissionError) as refused:
             attempt()
         assert refused.value.errno == errno.EPERM
-    assert pinned.read_bytes()[: len(PINNED_CONTENT)] == PINNED_CONTENT
+    assert pinned.read_bytes() == before
+
+
+def test_what_is_written_beneath_a_pinned_file_is_seen(mount: Mounted) -> None:
+    pinned, beneath = mount.path / os.fsdecode(PINNED_NAME), mount.path / ".ghostdump" / "beneath"
+    with pinned.open("rb", buffering=0) as opened:
+        assert opened.read() == PINNED_CONTENT
+        for letter in (b"1", b"2"):
+            beneath.write_bytes(letter * 4096)
+            assert pinned.read_bytes() == letter * 4096
+            opened.seek(0)
+            assert opened.read() == letter * 4096
+
+
+def test_locks_hold_between_processes(file: Path) -> None:
+    file.touch()
+    with file.open("r+b") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        assert run("flock", "--nonblock", file, "true").returncode == 1
+        fcntl.flock(opened, fcntl.LOCK_UN)
+        assert run("flock", "--nonblock", file, "true").returncode == 0
+
+
+def test_programs_run_from_the_mount(file: Path) -> None:
+    shutil.copy("/bin/echo", file)
+    assert run(file, "it", "runs").stdout == "it runs\n"
 
 
 def test_opened_files_are_told_by_their_path(mount: Mounted, file: Path) -> None:
