@@ -141,7 +141,7 @@ async def test_nothing_is_left_whatever_happens_inside(device: _Counting) -> Non
 
 
 async def test_a_client_that_stays_inside_does_not_keep_it(device: _Counting) -> None:
-    """The client is a process of its own: a child that inherited an open file from us would close it and wait for us."""
+    """The client is a process of its own: our children would inherit its file, close it, and wait for our answer."""
     holding = 'exec 3< "$1" && echo held && read -r line; read -r byte <&3'
     async with exported(device, _report) as path:
         client = subprocess.Popen(["sh", "-c", holding, "sh", path], stdin=-1, stdout=-1, stderr=-1)

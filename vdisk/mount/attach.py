@@ -97,17 +97,14 @@ def _connect(mountpoint: str, options: list[str]) -> int:
     """Run the helper and receive the descriptor that it sends. Raises MountError with its complaint."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        try:
-            done = subprocess.run(
-                ["fusermount3", "-o", ",".join(options), "--", mountpoint],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"},
-                pass_fds=[theirs.fileno()],
-            )
-        except FileNotFoundError:
-            raise MountError("fusermount3 is not installed; install the package fuse3") from None
+        done = subprocess.run(
+            [mountinfo.fusermount(), "-o", ",".join(options), "--", mountpoint],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"},
+            pass_fds=[theirs.fileno()],
+        )
         if done.returncode:
             complaint = done.stderr.decode(errors="replace").strip().removeprefix("fusermount3: ").replace("\n", "; ")
             raise MountError(f"{mountpoint}: cannot be mounted: {complaint}")

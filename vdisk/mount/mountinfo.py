@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 from typing import NamedTuple
@@ -123,10 +124,18 @@ def detach(mount: Mount) -> None:
         raise MountError(f"{mount.mountpoint}: cannot be unmounted ({complaint}); run umount -l on it as root")
 
 
+def fusermount() -> str:
+    """The path of fusermount3. Raises MountError where it is not installed.
+
+    Found here and not by the child: between vfork and exec it would hold us up, and PATH may lead through our mount.
+    """
+    path = shutil.which("fusermount3")
+    if path is None:
+        raise MountError("fusermount3 is not installed; install the package fuse3")
+    return path
+
+
 def unmount(mountpoint: str, *flags: str) -> str:
     """Run `fusermount3 -u` and return its complaint, if any. Raises MountError where it is not installed."""
-    try:
-        done = subprocess.run(["fusermount3", "-u", *flags, "--", mountpoint], capture_output=True, check=False)
-    except FileNotFoundError:
-        raise MountError("fusermount3 is not installed; install the package fuse3") from None
+    done = subprocess.run([fusermount(), "-u", *flags, "--", mountpoint], capture_output=True, check=False)
     return done.stderr.decode(errors="replace").strip() if done.returncode else ""
