@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import leaks
+from tests.machines import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,3 +45,11 @@ def _refuse(left: set[leaks.Leak], culprit: str) -> None:
     if left:
         things = "\n  ".join(sorted(map(str, left)))
         pytest.fail(f"{culprit} left this behind; release it in a fixture's finaliser:\n  {things}", pytrace=False)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """A machine without a disk yet."""
+    made = Machine(tmp_path)
+    yield made
+    made.end()
