@@ -66,6 +66,16 @@ def test_termination_ends_though_a_client_is_inside(tmp_path: Path) -> None:
         assert served.events("references") == ["{}"]
 
 
+def test_termination_is_heard_under_load(tmp_path: Path) -> None:
+    with mounted(tmp_path) as served:
+        command = ["sh", "-c", "while echo x > file; do read -r line < file; done 2> /dev/null"]
+        with subprocess.Popen(command, cwd=served.path) as client:
+            wait_until(lambda: len(served.events("open")) > 100, "the client is at work")
+            assert served.stop() == 0
+            client.wait(20)
+        assert not served.is_listed()
+
+
 def test_unmounting_writes_back_what_was_mapped(tmp_path: Path) -> None:
     with mounted(tmp_path, "--show-at-end", "file") as served:
         with (served.path / "file").open("w+b") as opened:
