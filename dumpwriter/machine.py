@@ -91,6 +91,7 @@ class Machine:
         self._lines: deque[str] = deque(maxlen=LOG_LINES_MAX)
         self._source: MemorySource | None = None
         self._standby: Standby | None = None
+        self._is_region_ours = False  # a dump that could not be taken out outlives a clean shutdown
         self._facts: dict[str, Any] = {"image": request.image, "mountpoint": request.mountpoint}
         self._power_on()
 
@@ -108,7 +109,6 @@ class Machine:
         self._runtime = runtime.create(self.request.mountpoint)
         self._resources.callback(self._runtime.close)
         self._publish(drivers=[module._asdict() for module in self._live.modules])
-        self._previous_stage = self._record.boot_stage
         self._record = self._record._replace(boot_count=self._record.boot_count + 1)
         self._reach(BootStage.DRIVERS)
 
@@ -154,7 +154,7 @@ class Machine:
 
     def _recover(self) -> None:
         """Take the dump of the last run out of the region. Raises `RecoveryError` where it has to stay there."""
-        reason = reason_for_none(self._record._replace(boot_stage=self._previous_stage))
+        reason = reason_for_none(self._record)
         if reason is not None:
             self._publish(last_recovery=describe_nothing(reason))
             return
@@ -192,6 +192,7 @@ class Machine:
         assert self._source is not None
         extents = prepare_region(self._filesystem, region_size_bytes(self._source.memory.size_bytes))
         self._record = arming.record_region(self._image, self._live.device, self._record, extents)
+        self._is_region_ours = True
         self._extents = extents
         self._control_block = arming.make_control_block(self._record, extents, self._source)
         self._start_standby()
@@ -313,6 +314,8 @@ class Machine:
         self._runtime.state = MachineState.STOPPING
         self._filesystem.close()
         self.dismiss_standby()
+        if self._is_region_ours:
+            self._record = self._record._replace(region_state=RegionState.CLEAN)
         self._reach(BootStage.OFF)
         self._runtime.state = MachineState.OFF
         self._runtime.remove()

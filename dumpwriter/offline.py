@@ -32,6 +32,7 @@ REASONS_BY_STATE = {
     RegionState.NONE: Reason.NEVER_ARMED,
     RegionState.TAKEN: Reason.ALREADY_TAKEN,
     RegionState.DISCARDED: Reason.DISCARDED,
+    RegionState.CLEAN: Reason.CLEAN,
 }
 
 
@@ -46,8 +47,6 @@ class OfflineDisk(NamedTuple):
 
 def reason_for_none(record: BootRecord) -> Reason | None:
     """Why the region cannot hold a dump, as far as the boot record knows; None where it has to be read."""
-    if record.region_state == RegionState.ARMED and record.boot_stage == BootStage.OFF:
-        return Reason.CLEAN
     return REASONS_BY_STATE.get(RegionState(record.region_state))
 
 

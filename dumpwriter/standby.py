@@ -9,6 +9,7 @@ makes sure that the process is gone before it reads memory.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -87,7 +88,8 @@ async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
 
 async def _freeze(handles: Handles, runtime: RuntimeFile) -> bool:
     """End the machine's process and wait until it is gone: only then does nobody write to memory or disk."""
-    signal.pidfd_send_signal(handles.machine, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # dead, and its remains are gone too
+        signal.pidfd_send_signal(handles.machine, signal.SIGKILL)
     with trio.move_on_after(FREEZE_SECONDS):
         await trio.lowlevel.wait_readable(handles.machine)
         return True

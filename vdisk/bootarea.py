@@ -56,6 +56,7 @@ class RegionState(IntEnum):
     ARMED = 1  # a dump of this generation may be there
     TAKEN = 2  # it was copied out, durably
     DISCARDED = 3  # it was given up on request
+    CLEAN = 4  # the machine that was armed was shut down: there is none
 
 
 class IncompatibleFeature(IntFlag):
