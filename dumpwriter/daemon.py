@@ -19,6 +19,7 @@ import trio
 
 from dumpwriter.machine import Machine, MountRequest
 from vdisk.errors import GhostdumpError
+from vdisk.mount.groups import ungrouped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,13 +49,19 @@ def run_machine(request: MountRequest, announce: Callable[[dict[str, object]], N
 
 
 async def _run(request: MountRequest, announce: Callable[[dict[str, object]], None]) -> None:
-    with contextlib.ExitStack() as resources, trio.CancelScope() as boot:
+    with ungrouped(), contextlib.ExitStack() as resources, trio.CancelScope() as boot:
         token = trio.lowlevel.current_trio_token()
         machine = Machine(request, resources)
 
         def press(*_: object) -> None:
             machine.press_power_button()
             token.run_sync_soon(boot.cancel)
+
+        def on_ready() -> None:
+            try:
+                announce(machine.facts)
+            except BrokenPipeError:  # whoever asked for the mount does not wait for it any more
+                machine.press_power_button()
 
         for button in (signal.SIGTERM, signal.SIGINT):
             signal.signal(button, press)
@@ -66,7 +73,7 @@ async def _run(request: MountRequest, announce: Callable[[dict[str, object]], No
             raise
         try:
             with trio.CancelScope(shield=True):
-                await machine.run(lambda: announce(machine.facts))
+                await machine.run(on_ready)
         finally:
             machine.power_off()
 

@@ -211,12 +211,14 @@ class BootArea:
             record = BOOT_RECORD.unpack_from(unseal(sector))
         except FormatError:
             return None
-        if record.magic != MAGIC or record.copy_offset_bytes != offset_bytes:
+        if record.magic != MAGIC:
+            return None
+        if record.disk_size_bytes != self._device.size_bytes:
+            raise NotAnImageError(
+                f"image was cut short or grown: it has {self._device.size_bytes} bytes, not {record.disk_size_bytes}"
+            )
+        if record.copy_offset_bytes != offset_bytes:
             return None
         if record.version != VERSION or record.features_incompatible:
             raise FormatError(f"image has format version {record.version}: a newer ghostdump wrote it")
-        if record.disk_size_bytes != self._device.size_bytes:
-            raise NotAnImageError(
-                f"image has {self._device.size_bytes} bytes and not the {record.disk_size_bytes} it was made with"
-            )
         return record

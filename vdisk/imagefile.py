@@ -44,6 +44,8 @@ def _open(path: str, flags: int) -> int:
     try:
         # O_NONBLOCK: a FIFO given by mistake must not hold us; it means nothing to a regular file.
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+    except IsADirectoryError:
+        raise NotAnImageError(f"{path} is not a regular file") from None
     except OSError as error:
         raise ImageError(f"cannot open {path}: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

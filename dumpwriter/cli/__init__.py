@@ -7,9 +7,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from dumpwriter.cli.arguments import parse_arguments
-from vdisk.errors import GhostdumpError
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,7 +15,12 @@ INTERRUPTED_EXIT_CODE = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed or less than asked for, 2 bad usage."""
+    from vdisk.errors import GhostdumpError
+
     try:
+        # An interrupt may come while modules are loaded, too: nothing is loaded outside of this block.
+        from dumpwriter.cli.arguments import parse_arguments
+
         parsed = parse_arguments(sys.argv[1:] if arguments is None else arguments)
         command = importlib.import_module(f"dumpwriter.cli.{parsed.module}")
         code: int = getattr(command, parsed.function)(parsed)

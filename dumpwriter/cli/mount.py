@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -101,13 +102,10 @@ def _wait_until_up(process: subprocess.Popen[bytes], announcement: int, mountpoi
 
 
 def _stay(process: subprocess.Popen[bytes]) -> int:
-    """Ctrl-C reaches the machine too, which unmounts; we wait for it to be through."""
+    """Ctrl-C reaches the machine itself, which shuts down cleanly; it is not for us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     print("mounted until Ctrl-C", flush=True)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+    return process.wait()
 
 
 def _tell(facts: dict[str, Any], mountpoint: str, *, as_json: bool) -> None:

@@ -91,7 +91,10 @@ def _complaint_of_statfs(path: str) -> str:
             "stat",
             ["stat", "--file-system", "--format=", "--", path],
             {**os.environ, "LC_ALL": "C"},
-            file_actions=[(os.POSIX_SPAWN_DUP2, complaint, 2)],
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, complaint, 2),
+            ],
         )
         return os.pread(complaint, 4096, 0).decode(errors="replace") if _ended(child) else ""
     finally:
