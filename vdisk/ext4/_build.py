@@ -14,6 +14,7 @@ _LIBRARY = """
 struct ext2_super_block {
     uint32_t s_inodes_count, s_free_inodes_count, s_r_blocks_count, s_r_blocks_count_hi, s_mtime, s_wtime;
     uint32_t s_feature_compat, s_feature_incompat, s_feature_ro_compat, s_last_orphan, s_journal_inum;
+    uint32_t s_overhead_clusters;
     uint16_t s_state, s_inode_size;
     ...;
 };

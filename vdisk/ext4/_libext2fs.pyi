@@ -47,7 +47,9 @@ class SuperblockPointer:
     s_free_inodes_count: int
     s_r_blocks_count: int
     s_r_blocks_count_hi: int
+    s_mtime: int
     s_wtime: int
+    s_overhead_clusters: int
     s_feature_incompat: int
     s_feature_ro_compat: int
     s_last_orphan: int

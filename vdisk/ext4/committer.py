@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vdisk.ext4.volume import Volume
 
 COMMIT_AFTER_SECONDS = 5.0
+DIRTY_BLOCKS_MAX = 4096  # 16 MiB of metadata wait for a commit at most
 _WRITE_BLOCKS_MAX = 256  # 1 MiB: the longest write of a checkpoint
 
 
@@ -36,7 +37,7 @@ class Committer:
     def __init__(self, volume: Volume, log: Log) -> None:
         self._volume = volume
         self._log = log
-        self._threshold_blocks = log.capacity_blocks // 4
+        self._threshold_blocks = min(log.capacity_blocks // 4, DIRTY_BLOCKS_MAX)
         self._changes = volume.changes
         self._committed_changes = volume.changes
         self._dirty_since: float | None = None
@@ -66,8 +67,9 @@ class Committer:
 
     @property
     def budget_blocks(self) -> int:
-        """Where one long operation had better commit a part of itself."""
-        return self._threshold_blocks
+        """So many changed blocks make a long operation commit a part of itself. With what the operation found and
+        the bitmaps still to come, they fit into the half of the journal that a commit finds free."""
+        return self._threshold_blocks * 3 // 2
 
     def maintain(self) -> None:
         """Commit what has waited long enough, and keep the cache small."""
@@ -116,6 +118,7 @@ class Committer:
         self.is_aborted = False
         if self._log.is_crowded:
             self.checkpoint()
+        self._volume.trim()
 
     def checkpoint(self) -> None:
         """Bring what was committed to its home, and empty the journal. Nothing may have changed since the commit."""
@@ -133,6 +136,7 @@ class Committer:
         if self.is_aborted:
             return
         self.sync()
+        self.is_aborted = True
         if not self._log.is_open:
             return
         self.checkpoint()
@@ -143,6 +147,7 @@ class Committer:
         """The flag first: a journal that is in use below a superblock that does not say so would be thrown away."""
         Superblock(self._volume.device).write_recover_flag(True)
         self._volume.superblock.s_feature_incompat |= INCOMPAT_RECOVER
+        self._volume.superblock.s_mtime = int(time.time()) & 0xFFFFFFFF
         self._log.empty()
 
     def _unwritten_runs(self) -> Iterator[tuple[int, bytearray]]:

@@ -84,7 +84,7 @@ class Directory:
     def add(self, name: bytes, ino: int, mode: int) -> None:
         """Within an operation; the name must not exist. Raises OSError ENOSPC before anything is changed."""
         self._flatten()
-        code = _CODE_OF_FORMAT[mode >> 12]
+        code = _CODE_OF_FORMAT.get(mode >> 12, 0)
         while True:
             index = self._roomy[-1] if self._roomy else self._extend()
             block = self._blocks[index]
@@ -109,7 +109,7 @@ class Directory:
     def point(self, name: bytes, ino: int, mode: int) -> None:
         """Let an existing name lead to another inode."""
         index = self.names[name].block
-        code = _CODE_OF_FORMAT[mode >> 12]
+        code = _CODE_OF_FORMAT.get(mode >> 12, 0)
         block = self._blocks[index]
         self._volume.check(lib.directory_point(self._volume.handle, self.ino, block, name, len(name), ino, code))
         self.names[name] = Entry(ino, index)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FILE_BLOCKS_MAX = (1 << 32) - 2
 FILE_BYTES_MAX = FILE_BLOCKS_MAX * BLOCK_BYTES
-TREE_RESERVE_BLOCKS = 8  # kept for the extent tree, so that mapping cannot fail half-way
+DATA_RESERVE_BLOCKS = 24  # kept from data: for extent trees, so that mapping cannot fail half-way, and for names
 _EXTENTS_PER_NODE = 340
 
 
@@ -90,7 +90,7 @@ class Files:
         if end_bytes > FILE_BYTES_MAX:
             raise OSError(errno.EFBIG, "the file would be larger than ext4 allows")
         first = offset_bytes // BLOCK_BYTES
-        self._committer.reserve(blocks_for(end_bytes) - first + TREE_RESERVE_BLOCKS)
+        self._committer.reserve(blocks_for(end_bytes) - first + DATA_RESERVE_BLOCKS)
         if offset_bytes > size_bytes:
             self._clear_tail(ino, size_bytes)
         content = self._whole_blocks(ino, offset_bytes, data, size_bytes)
@@ -115,9 +115,9 @@ class Files:
         wanted = blocks_for(size_bytes)
         if size_of(inode) or self.run_at(ino, 0, FILE_BLOCKS_MAX).physical:
             raise OSError(errno.EINVAL, "only an empty file can be allocated")
-        self._committer.reserve(wanted + TREE_RESERVE_BLOCKS + wanted // _EXTENTS_PER_NODE)
+        self._committer.reserve(wanted + DATA_RESERVE_BLOCKS + wanted // _EXTENTS_PER_NODE)
         chosen = choose_runs(self._free_runs(), wanted)
-        needed = wanted + TREE_RESERVE_BLOCKS + len(chosen) * 2 // _EXTENTS_PER_NODE
+        needed = wanted + DATA_RESERVE_BLOCKS + len(chosen) * 2 // _EXTENTS_PER_NODE
         if sum(length for _, length in chosen) < wanted or self._volume.available_blocks < needed:
             raise OSError(errno.ENOSPC, "not enough free blocks")
         for start, length in chosen:
@@ -237,7 +237,7 @@ class Files:
 
     def _fill_hole(self, ino: int, run: Run, content: memoryview) -> int:
         """Write to free blocks, then map them: as many as lie together."""
-        spare = self._volume.available_blocks - TREE_RESERVE_BLOCKS
+        spare = self._volume.available_blocks - DATA_RESERVE_BLOCKS
         if spare <= 0:
             raise OSError(errno.ENOSPC, "the filesystem is full")
         goal = self._goal(ino, run.logical)

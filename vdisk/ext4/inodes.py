@@ -260,7 +260,7 @@ class Inodes:
             self._remove_orphan(ino)
 
     def _cut_some(self, ino: int, first_block: int) -> bool:
-        budget = self._committer.budget_blocks * 2
+        budget = self._committer.budget_blocks
         self._volume.check(lib.map_cut(self._volume.handle, ino, first_block, budget, self._finished))
         return bool(self._finished[0])
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vdisk.blockdevice import BlockDevice
     from vdisk.extent import ExtentMap
 
+UNWRITTEN_BLOCKS_MAX = 8192  # 32 MiB: the cache keeps what is in the journal until it is at its home
+
 
 class Log:
     """The journal inode's blocks. Raises `DeviceError` from the device, `FilesystemError` where it cannot be used."""
@@ -44,8 +46,9 @@ class Log:
 
     @property
     def is_crowded(self) -> bool:
-        """More than half full: the transactions in it had better be checkpointed."""
-        return self._head - self._journal.first_block > self.capacity_blocks // 2
+        """More than half full, or holding much memory: the transactions in it had better be checkpointed."""
+        used_blocks = self._head - self._journal.first_block
+        return used_blocks > min(self.capacity_blocks // 2, UNWRITTEN_BLOCKS_MAX)
 
     @property
     def is_open(self) -> bool:

@@ -10,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from vdisk.ext4._libext2fs import ffi, lib
-from vdisk.ext4.directories import Directory, check_name
+from vdisk.ext4.directories import NAME_MAX_BYTES, Directory, check_name
 from vdisk.ext4.inodes import FAST_SYMLINK_BYTES, LINKS_MAX, now_ns, set_size, size_of, touch
 from vdisk.ext4.superblock import RO_COMPAT_DIR_NLINK
 from vdisk.ext4.volume import BLOCK_BYTES
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
-NEW_NAME_BLOCKS = 10  # the most that one new name can need: directory, its extent tree, a long symbolic link
+NEW_NAME_BLOCKS = 8  # the most that one new name can need: directory, its extent tree, a long symbolic link
 
 _DOTS = (b".", b"..")
 
@@ -43,6 +43,8 @@ class Namespace:
 
     def lookup(self, parent: int, name: bytes) -> int:
         """Raises OSError ENOENT, ENOTDIR."""
+        if len(name) > NAME_MAX_BYTES:
+            raise OSError(errno.ENAMETOOLONG, "the name is longer than 255 bytes")
         entry = self._directories.get(parent).names.get(name)
         if entry is None:
             raise OSError(errno.ENOENT, "no such file or directory")
@@ -51,15 +53,15 @@ class Namespace:
     def make(self, parent: int, name: bytes, mode: int, uid: int, gid: int, rdev: int = 0) -> int:
         """A new file of any kind but directory and symbolic link."""
         directory = self._place_for_new(parent, name)
-        ino = self._inodes.make(parent, mode, uid, gid, rdev)
+        ino = self._inodes.make(parent, mode, uid, self._group_for(parent, gid), rdev)
         directory.add(name, ino, mode)
         return ino
 
     def make_directory(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> int:
         directory = self._place_for_new(parent, name)
         self._check_room_for_subdirectory(parent)
-        mode = stat.S_IFDIR | stat.S_IMODE(mode)
-        ino = self._inodes.make(parent, mode, uid, gid)
+        mode = stat.S_IFDIR | stat.S_IMODE(mode) | self._mode(parent) & stat.S_ISGID
+        ino = self._inodes.make(parent, mode, uid, self._group_for(parent, gid))
         self._directories.make(ino, parent)
         self._inodes.add_links(ino, 1)
         directory.add(name, ino, mode)
@@ -71,7 +73,7 @@ class Namespace:
             raise OSError(errno.ENAMETOOLONG if target else errno.ENOENT, "a link's target has 1 to 4095 bytes")
         directory = self._place_for_new(parent, name)
         mode = stat.S_IFLNK | 0o777
-        ino = self._inodes.make(parent, mode, uid, gid)
+        ino = self._inodes.make(parent, mode, uid, self._group_for(parent, gid))
         self._store_target(ino, target)
         directory.add(name, ino, mode)
         return ino
@@ -105,7 +107,7 @@ class Namespace:
     def unlink(self, parent: int, name: bytes) -> None:
         directory = self._directories.get(parent)
         ino = self.lookup(parent, name)
-        if stat.S_ISDIR(self._volume.inode(ino).i_mode):
+        if stat.S_ISDIR(self._inodes.live(ino).i_mode):
             raise OSError(errno.EISDIR, "is a directory")
         self._inodes.check_changeable(ino)
         self._committer.reserve(NEW_NAME_BLOCKS)
@@ -151,6 +153,10 @@ class Namespace:
         self._committer.require(NEW_NAME_BLOCKS)
         return directory
 
+    def _group_for(self, parent: int, gid: int) -> int:
+        """In a directory with the set-group-ID bit, new files belong to the directory's group."""
+        return self._inodes.attributes(parent).gid if self._mode(parent) & stat.S_ISGID else gid
+
     def _store_target(self, ino: int, target: bytes) -> None:
         inode = self._volume.inode(ino)
         set_size(inode, len(target))
@@ -172,8 +178,7 @@ class Namespace:
         return bytes(ffi.buffer(data[0], BLOCK_BYTES))
 
     def _mode(self, ino: int) -> int:
-        mode: int = self._volume.inode(ino).i_mode
-        return mode
+        return self._inodes.live(ino).i_mode
 
     def _is_directory(self, ino: int) -> bool:
         return stat.S_ISDIR(self._mode(ino))

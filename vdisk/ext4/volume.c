@@ -143,6 +143,8 @@ long volume_open(volume *volume)
     if (!error && ext2fs_blocks_count(volume->fs->super) > volume->size_bytes / BLOCK_SIZE)
         error = EXT2_ET_SHORT_READ;
     if (!error)
+        error = ext2fs_check_desc(volume->fs);
+    if (!error)
         error = open_bitmaps(volume);
     if (error)
         return error;

@@ -29,14 +29,22 @@ _ERRNO_OF_CODE = {
 lib.initialize_ext2_error_table()
 
 
+class _Source:
+    """Where the cache reads from, and what went wrong there."""
+
+    def __init__(self, device: BlockDevice) -> None:
+        self.device = device
+        self.failure: BaseException | None = None
+
+
 @ffi.def_extern()
 def device_read(context: object, offset_bytes: int, buffer: object, length_bytes: int) -> int:
     """Serve a cache miss. An exception must not cross C: it is kept, and raised when the library call returns."""
-    volume: Volume = ffi.from_handle(context)
+    source: _Source = ffi.from_handle(context)
     try:
-        volume.device.read_into(offset_bytes, ffi.buffer(buffer, length_bytes))
+        source.device.read_into(offset_bytes, ffi.buffer(buffer, length_bytes))
     except BaseException as failure:  # PowerLost too
-        volume.failure = failure
+        source.failure = failure
         return errno.EIO
     return 0
 
@@ -54,9 +62,9 @@ class Volume:
 
     def __init__(self, device: BlockDevice) -> None:
         self.device = device
-        self.failure: BaseException | None = None
-        self._self = ffi.new_handle(self)
-        self.handle = ffi.gc(lib.volume_new(self._self, lib.device_read, device.size_bytes), lib.volume_free)
+        self._source = _Source(device)
+        self._context = ffi.new_handle(self._source)
+        self.handle = ffi.gc(lib.volume_new(self._context, lib.device_read, device.size_bytes), lib.volume_free)
         self._inode = ffi.new("struct ext2_inode_large **")
         self._start, self._length = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         try:
@@ -67,8 +75,8 @@ class Volume:
 
     def check(self, code: int) -> None:
         """Raise what a library call met: the device's own exception, or its error code as an OSError."""
-        if self.failure is not None:
-            failure, self.failure = self.failure, None
+        if self._source.failure is not None:
+            failure, self._source.failure = self._source.failure, None
             raise failure
         if code:
             raise _error_of(code)
