@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import stat
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +18,6 @@ from vdisk.memorydisk import MemoryDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 CASES_PER_WORKLOAD = 110
 STALE = b"\xa5"
@@ -115,7 +117,36 @@ def unlink_while_open(work: Workload) -> None:
     work.fs.close()
 
 
-WORKLOADS = (small_files, grow_and_cut, move_about, reuse_freed_blocks, many_transactions, unlink_while_open)
+def cut_in_steps(work: Workload) -> None:
+    """Files too fragmented to be freed in one commit: e2fsck completes what the power cut short."""
+    for index in range(400):
+        work.write(b"/one-p", index * 4096, 4096)
+        work.write(b"/two-q", index * 8192, 4096)
+    work.sync()
+    work.fs._committer._threshold_blocks = 2
+    work.truncate(b"/one-p", 5000)
+    work.sync()
+    work.unlink(b"/two-q")
+    work.sync()
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A directory in memory where there is one: e2fsck waits for its fsync, a thousand times here."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as directory:
+        yield Path(directory)
+
+
+WORKLOADS = (
+    cut_in_steps,
+    small_files,
+    grow_and_cut,
+    move_about,
+    reuse_freed_blocks,
+    many_transactions,
+    unlink_while_open,
+)
 
 
 def files_of(fs: Ext4Filesystem, directory: int = ROOT_INO, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
@@ -139,7 +170,7 @@ def check_cut(work: Workload, before: bytes, cut: int, seed: str, path: Path) ->
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.__name__)
-def test_power_cut(workload: Callable[[Workload], None], tmp_path: Path) -> None:
+def test_power_cut(workload: Callable[[Workload], None], scratch: Path) -> None:
     disk = stale_disk()
     before = bytes(disk.content)
     work = Workload(RecordingDisk(disk))
@@ -149,12 +180,12 @@ def test_power_cut(workload: Callable[[Workload], None], tmp_path: Path) -> None
     for cut in range(1, length + 1, step):
         seed = f"{workload.__name__} {cut}"
         try:
-            check_cut(work, before, cut, seed, tmp_path / "cut")
-        except (AssertionError, Exception) as error:
+            check_cut(work, before, cut, seed, scratch / "cut")
+        except Exception as error:
             pytest.fail(f"cut {cut} of {length}, seed {seed!r}: {error}")
 
 
-def test_a_cut_of_the_first_commit_leaves_the_disk_readable(tmp_path: Path) -> None:
+def test_a_cut_of_the_first_commit_leaves_the_disk_readable(scratch: Path) -> None:
     """The superblock's flag is set in place: every subset of the sectors of that write is a good superblock."""
     disk = fresh_disk(12 * MIB)
     before = bytes(disk.content)
@@ -164,4 +195,4 @@ def test_a_cut_of_the_first_commit_leaves_the_disk_readable(tmp_path: Path) -> N
     record = work.disk.record
     for cut in range(1, len(record) + 1):
         for attempt in range(3):
-            check_cut(work, before, cut, f"first {cut} {attempt}", tmp_path / "cut")
+            check_cut(work, before, cut, f"first {cut} {attempt}", scratch / "cut")
