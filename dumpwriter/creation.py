@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import uuid
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dumpwriter.plan import region_size_bytes
 from dumpwriter.regionfile import ROOT, make_region
+from dumpwriter.sizes import format_size
 from vdisk import stack
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootArea, new_record
@@ -22,10 +24,11 @@ from vdisk.imagefile import ImageFile, open_locked
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dumpwriter.recipe import Recipe
+    from dumpwriter.recipe import Recipe, RecipeFile
     from vdisk.extent import ExtentMap
 
 LABEL = "ghostdump"
+DISK_SIZE_BYTES_MAX = 16 << 40  # what a file can be on the filesystems that hosts have
 MEMORY_SIZE_BYTES_MIN = 16 << 20
 MEMORY_SIZE_BYTES_MAX = 512 << 30
 FILESYSTEM_OVERHEAD_BYTES = 8 << 20
@@ -36,10 +39,11 @@ SCRATCH_NAME = b".fragments"
 def create_disk(path: str, recipe: Recipe) -> ExtentMap:
     """Make the image file at `path`, which must not exist; the region's extents. Nothing is left behind by a failure.
 
+    The image is sparse and may be larger than what the host has free; its region may not: it is to be reserved.
     Raises `UsageError` for sizes that make no sense, `ImageError` where the host cannot hold the file.
     """
     check_sizes(recipe)
-    size_bytes = recipe.size_bytes // BLOCK_SIZE_BYTES * BLOCK_SIZE_BYTES
+    check_host_space(path, recipe)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
@@ -47,9 +51,9 @@ def create_disk(path: str, recipe: Recipe) -> ExtentMap:
     except OSError as error:
         raise ImageError(f"cannot make {path}: {error.strerror}") from None
     try:
-        with contextlib.closing(os.fdopen(descriptor, "rb+", buffering=0)) as file:
-            file.truncate(size_bytes)
-        return _furnish(path, size_bytes, recipe)
+        with os.fdopen(descriptor, "rb+", buffering=0) as file:
+            _grow(file.fileno(), path, recipe.size_bytes)
+        return _furnish(path, recipe)
     except OSError as error:
         os.unlink(path)
         raise ImageError(f"cannot make {path}: {error.strerror or error}") from None
@@ -62,8 +66,11 @@ def check_sizes(recipe: Recipe) -> None:
     """Raises `UsageError` where disk and memory do not go together."""
     if not MEMORY_SIZE_BYTES_MIN <= recipe.memory_size_bytes <= MEMORY_SIZE_BYTES_MAX:
         raise UsageError(f"memory of {recipe.memory_size_bytes} bytes: give a size from 16MiB to 512GiB")
-    if recipe.memory_size_bytes % BLOCK_SIZE_BYTES:
-        raise UsageError(f"memory of {recipe.memory_size_bytes} bytes: give a multiple of {BLOCK_SIZE_BYTES}")
+    for what, size_bytes in (("memory", recipe.memory_size_bytes), ("a disk", recipe.size_bytes)):
+        if size_bytes % BLOCK_SIZE_BYTES:
+            raise UsageError(f"{what} of {size_bytes} bytes: give a multiple of {BLOCK_SIZE_BYTES}")
+    if recipe.size_bytes > DISK_SIZE_BYTES_MAX:
+        raise UsageError(f"a disk of {recipe.size_bytes} bytes: give 16TiB or less")
     needed_bytes = region_size_bytes(recipe.memory_size_bytes) + BOOT_AREA_SIZE_BYTES + FILESYSTEM_OVERHEAD_BYTES
     if recipe.size_bytes < needed_bytes:
         raise UsageError(
@@ -72,17 +79,46 @@ def check_sizes(recipe: Recipe) -> None:
         )
 
 
-def _furnish(path: str, size_bytes: int, recipe: Recipe) -> ExtentMap:
+def check_host_space(path: str, recipe: Recipe) -> None:
+    """Raises `ImageError` where arming could never reserve the region in the host's file."""
+    directory = os.path.dirname(os.path.abspath(path))
+    try:
+        found = os.statvfs(directory)
+    except OSError as error:
+        raise ImageError(f"cannot make {path}: {error.strerror}: {directory}") from None
+    free_bytes = found.f_bavail * found.f_frsize
+    reserved_bytes = region_size_bytes(recipe.memory_size_bytes) + BOOT_AREA_SIZE_BYTES
+    if free_bytes < reserved_bytes:
+        raise ImageError(
+            f"the host's disk has {format_size(free_bytes)} free at {directory}, and the dump region takes "
+            f"{format_size(reserved_bytes)}: free that much, or give a smaller --memory"
+        )
+
+
+def _grow(descriptor: int, path: str, size_bytes: int) -> None:
+    try:
+        os.ftruncate(descriptor, size_bytes)
+    except OSError as error:
+        raise ImageError(
+            f"the host's filesystem cannot hold {path} of {size_bytes} bytes ({error.strerror}): give a smaller --size"
+        ) from None
+
+
+def _furnish(path: str, recipe: Recipe) -> ExtentMap:
     disk_id = uuid.uuid4()
-    make_filesystem(path, size_bytes - BOOT_AREA_SIZE_BYTES, label=LABEL, uuid=str(disk_id))
+    make_filesystem(path, recipe.size_bytes - BOOT_AREA_SIZE_BYTES, label=LABEL, uuid=str(disk_id))
     descriptor = open_locked(path)
     registers = create_registers()
     try:
         device = stack.load_live(Controller(registers, ImageFile(descriptor))).device
-        BootArea(device).write(new_record(disk_id.bytes, size_bytes, recipe.memory_size_bytes))
+        BootArea(device).write(new_record(disk_id.bytes, recipe.size_bytes, recipe.memory_size_bytes))
         filesystem = Ext4Filesystem.open(device)
-        extents = _make_region(filesystem, recipe)
-        _put_files(filesystem, recipe)
+        try:
+            extents = _make_region(filesystem, recipe)
+            _put_files(filesystem, recipe)
+        except BaseException:
+            filesystem.abandon()
+            raise
         filesystem.close()
     finally:
         os.close(registers)
@@ -107,45 +143,59 @@ def _scattered_space(filesystem: Ext4Filesystem, size_bytes: int, pieces: int) -
     if pieces == 1:
         yield
         return
-    piece_bytes = -(-size_bytes // pieces // BLOCK_SIZE_BYTES) * BLOCK_SIZE_BYTES
     scratch = filesystem.mkdir(ROOT, SCRATCH_NAME, stat.S_IFDIR | 0o700, 0, 0).ino
-    wall_bytes = BLOCK_SIZE_BYTES
-    for number in range(pieces + 1):
-        _allocate(filesystem, scratch, b"hole%d" % number, piece_bytes)
-        _allocate(filesystem, scratch, b"wall%d" % number, wall_bytes)
+    try:
+        _leave_holes(filesystem, scratch, -(-size_bytes // pieces // BLOCK_SIZE_BYTES) * BLOCK_SIZE_BYTES, pieces + 1)
+    except OSError as error:
+        raise UsageError(
+            f"cannot lay the region out in {pieces} extents ({error.strerror}): use a larger disk"
+        ) from None
+    yield
+    for name, *_ in list(filesystem.entries(scratch, 0)):
+        if name not in (b".", b".."):
+            filesystem.unlink(scratch, name)
+    filesystem.rmdir(ROOT, SCRATCH_NAME)
+    filesystem.commit()
+
+
+def _leave_holes(filesystem: Ext4Filesystem, scratch: int, hole_bytes: int, count: int) -> None:
+    for number in range(count):
+        _allocate(filesystem, scratch, b"hole%d" % number, hole_bytes)
+        _allocate(filesystem, scratch, b"wall%d" % number, BLOCK_SIZE_BYTES)
     _fill(filesystem, scratch, b"rest", 100)
-    for number in range(pieces + 1):
+    for number in range(count):
         filesystem.unlink(scratch, b"hole%d" % number)
     filesystem.commit()  # freed blocks are given out again only after the commit that frees them
-    try:
-        yield
-    finally:
-        for name, *_ in list(filesystem.entries(scratch, 0)):
-            if name not in (b".", b".."):
-                filesystem.unlink(scratch, name)
-        filesystem.rmdir(ROOT, SCRATCH_NAME)
-        filesystem.commit()
 
 
 def _put_files(filesystem: Ext4Filesystem, recipe: Recipe) -> None:
-    owner = os.geteuid(), os.getegid()
     for file in recipe.files:
-        *directories, name = (os.fsencode(part) for part in file.path.split("/")[1:])
-        parent = ROOT
-        for directory in directories:
-            try:
-                parent = filesystem.lookup(parent, directory)
-            except FileNotFoundError:
-                parent = filesystem.mkdir(parent, directory, stat.S_IFDIR | 0o755, *owner).ino
-        ino = filesystem.create(parent, name, stat.S_IFREG | 0o644, *owner).ino
-        filesystem.write(ino, 0, file.content)
+        try:
+            _put_file(filesystem, file)
+        except OSError as error:
+            raise UsageError(f"cannot put {file.path} on the disk: {error.strerror or error}") from None
     if recipe.fill_percent:
         filesystem.commit()
         _fill(filesystem, ROOT, FILLER_NAME, recipe.fill_percent)
 
 
+def _put_file(filesystem: Ext4Filesystem, file: RecipeFile) -> None:
+    owner = os.geteuid(), os.getegid()
+    *directories, name = (os.fsencode(part) for part in file.path.split("/")[1:])
+    parent = ROOT
+    for directory in directories:
+        try:
+            parent = filesystem.lookup(parent, directory)
+        except FileNotFoundError:
+            parent = filesystem.mkdir(parent, directory, stat.S_IFDIR | 0o755, *owner).ino
+    ino = filesystem.create(parent, name, stat.S_IFREG | 0o644, *owner).ino
+    written_bytes = filesystem.write(ino, 0, file.content)
+    if written_bytes < len(file.content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _fill(filesystem: Ext4Filesystem, parent: int, name: bytes, percent: int) -> None:
-    """One file over so much of what is free; the last blocks go to its own extent tree."""
+    """One file over so much of what is free; what the filesystem keeps for its own trees stays free."""
     found = filesystem.statistics()
     size_bytes = found.blocks_free * found.block_size * percent // 100 // BLOCK_SIZE_BYTES * BLOCK_SIZE_BYTES
     ino = filesystem.create(parent, name, stat.S_IFREG | 0o600, os.geteuid(), os.getegid()).ino

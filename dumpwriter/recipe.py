@@ -24,6 +24,8 @@ from dumpwriter.sizes import parse_size
 from vdisk.errors import UsageError
 
 PATTERN_BLOCK_BYTES = 4096
+RECIPE_SIZE_BYTES_MAX = 1 << 20
+FILE_SIZE_BYTES_MAX = 64 << 20  # a file is made in memory
 
 
 class RecipeFile(NamedTuple):
@@ -48,15 +50,23 @@ def read_recipe(path: str) -> Recipe:
     """Raises `UsageError` where the file cannot be read or says something that it may not."""
     try:
         with open(path, "rb") as file:
-            table = tomllib.load(file)
+            content = file.read(RECIPE_SIZE_BYTES_MAX + 1)
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no recipe: {error}") from None
     try:
-        return _recipe(table)
+        return parse_recipe(content)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
+
+
+def parse_recipe(content: bytes) -> Recipe:
+    """Raises `UsageError` where the bytes are no recipe."""
+    if len(content) > RECIPE_SIZE_BYTES_MAX:
+        raise UsageError("too long for a recipe")
+    try:
+        return _recipe(tomllib.loads(content.decode()))
+    except (ValueError, RecursionError) as error:  # tomllib raises either, for numbers or brackets without end
+        raise UsageError(f"not a recipe: {str(error).splitlines()[0]}") from None
 
 
 def _recipe(table: dict[str, Any]) -> Recipe:
@@ -68,7 +78,7 @@ def _recipe(table: dict[str, Any]) -> Recipe:
     return Recipe(
         size_bytes=_size(table, "size"),
         memory_size_bytes=_size(table, "memory"),
-        shows=str(table.get("shows", "")),
+        shows=_text(table, "shows", ""),
         region_extents=_whole_number(region, "extents", 1, 1, 4096),
         files=tuple(_file(entry) for entry in files),
         fill_percent=_whole_number(disk, "fill_percent", 0, 0, 100),
@@ -79,14 +89,22 @@ def _file(entry: Any) -> RecipeFile:
     if not isinstance(entry, dict):
         raise UsageError("files must be tables: [[files]]")
     _no_others("a file", entry, {"path", "text", "size"})
-    path = entry.get("path")
-    parts = path.split("/") if isinstance(path, str) else []
-    if len(parts) < 2 or parts[0] or any(part in ("", ".", "..") for part in parts[1:]):
+    path = _text(entry, "path")
+    parts = path.split("/")
+    if len(parts) < 2 or parts[0] or any(part in ("", ".", "..") or "\0" in part for part in parts[1:]):
         raise UsageError(f"{path!r} is no absolute path of a file")
     if ("text" in entry) == ("size" in entry):
         raise UsageError(f"{path}: give text or size")
-    content = str(entry["text"]).encode() if "text" in entry else pattern(_size(entry, "size"))
-    return RecipeFile("/".join(parts), content)
+    return RecipeFile("/".join(parts), _content(path, entry))
+
+
+def _content(path: str, entry: dict[str, Any]) -> bytes:
+    if "text" in entry:
+        return _text(entry, "text").encode()
+    size_bytes = _size(entry, "size")
+    if size_bytes > FILE_SIZE_BYTES_MAX:
+        raise UsageError(f"{path}: give 64MiB or less; [disk] fill_percent fills a disk")
+    return pattern(size_bytes)
 
 
 def pattern(size_bytes: int) -> bytes:
@@ -112,6 +130,13 @@ def _size(table: dict[str, Any], name: str) -> int:
     if name not in table:
         raise UsageError(f"{name} is missing")
     return parse_size(str(table[name]))
+
+
+def _text(table: dict[str, Any], name: str, default: str | None = None) -> str:
+    value = table.get(name, default)
+    if not isinstance(value, str):
+        raise UsageError(f"{name} is missing, or no text")
+    return value
 
 
 def _whole_number(table: dict[str, Any], name: str, default: int, least: int, most: int) -> int:

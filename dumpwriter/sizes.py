@@ -8,7 +8,7 @@ from fractions import Fraction
 from vdisk.errors import UsageError
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?) ?(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
@@ -16,16 +16,16 @@ def parse_size(text: str) -> int:
     found = SIZE.fullmatch(text.strip())
     if not found:
         raise UsageError(f"{text!r} is not a size: give it as 512MiB or 1GiB")
-    size_bytes = int(Fraction(found[1]) * UNITS[found[2].lower()])
+    size_bytes = int(Fraction(found[1]) * UNITS[(found[2] or "").lower()])
     if not size_bytes:
         raise UsageError(f"a size of {text} makes no sense")
     return size_bytes
 
 
 def format_size(size_bytes: float) -> str:
-    """Three digits and a unit: 1.50 GiB, 64 MiB."""
+    """Three digits and a unit: 1.5 GiB, 64 MiB."""
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
         if size_bytes < 1024 or unit == "TiB":
-            return f"{size_bytes:.3g} {unit}" if size_bytes < 1000 else f"{size_bytes:.0f} {unit}"
+            return f"{size_bytes:.3g} {unit}" if size_bytes < 999.5 else f"{size_bytes:.0f} {unit}"
         size_bytes /= 1024
     raise AssertionError
