@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dumpwriter import controlblock, dump
 from dumpwriter.controlblock import ControlBlock
 from dumpwriter.formats.controlblock import ClassRunRecord, MemoryMapRecord
+from dumpwriter.formats.region import MEMORY_RANGE
 from dumpwriter.formats.runtime import Register
 from dumpwriter.frames import DumpIdentity
+from dumpwriter.memory.physical import NOTES_AREA_BYTES
+from dumpwriter.metadata import META_SIZE_BYTES_MAX
 from vdisk import stack
+from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.bootarea import BootArea, RegionState
 from vdisk.errors import ArmingError
 from vdisk.imagefile import reopen_direct
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from vdisk.imagefile import ImageFile
 
 WRITER_THREADS = 4
+RANGE_COUNT_MAX = (META_SIZE_BYTES_MAX - NOTES_AREA_BYTES - BLOCK_SIZE_BYTES) // MEMORY_RANGE.size_bytes
 READY_SECONDS = 30.0
 
 
@@ -65,6 +70,9 @@ def record_region(image: ImageFile, disk: BlockDevice, record: BootRecord, exten
 
 
 def make_control_block(record: BootRecord, extents: ExtentMap, source: MemorySource) -> ControlBlock:
+    """Raises `ArmingError` where the memory has more ranges than a dump's metadata can name."""
+    if len(source.memory.ranges) > RANGE_COUNT_MAX:
+        raise ArmingError(f"memory has {len(source.memory.ranges)} ranges, and a dump can name {RANGE_COUNT_MAX}")
     return ControlBlock(
         identity=DumpIdentity(record.dump_id, record.generation),
         armed_time_ns=time.time_ns(),

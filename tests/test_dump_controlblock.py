@@ -7,10 +7,12 @@ import os
 import pytest
 
 from dumpwriter import controlblock
+from dumpwriter.arming import RANGE_COUNT_MAX
 from dumpwriter.controlblock import ControlBlock
 from dumpwriter.formats.controlblock import ClassRunRecord, MemoryMapRecord
 from dumpwriter.formats.region import MemoryRangeRecord
 from dumpwriter.frames import DumpIdentity
+from dumpwriter.memory.physical import NOTES_AREA_BYTES
 from dumpwriter.metadata import Metadata, decode_metadata, encode_metadata
 from vdisk import stack
 from vdisk.errors import FormatError
@@ -77,3 +79,8 @@ def test_metadata_comes_back_and_hostile_metadata_is_refused() -> None:
             decode_metadata(hostile)
     with pytest.raises(FormatError, match="more than are there"):
         decode_metadata(b"\1\0\0\0\xff\xff\xff\x7f" + bytes(100))
+
+
+def test_as_many_ranges_as_arming_accepts_fit_beside_full_notes() -> None:
+    ranges = tuple(MemoryRangeRecord(2 * 4096 * number, 4096) for number in range(RANGE_COUNT_MAX))
+    encode_metadata(Metadata(bytes(NOTES_AREA_BYTES), ranges, "x" * 64))

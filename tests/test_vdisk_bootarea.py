@@ -111,3 +111,7 @@ def test_what_is_no_image_is_told_from_what_is_damaged() -> None:
     area.write(area.read()._replace(features_incompatible=1))
     with pytest.raises(FormatError, match="newer"):
         area.read()
+    area = fresh_area()[1]
+    area.write(area.read()._replace(region_state=99))
+    with pytest.raises(FormatError, match="does not exist"):
+        area.read()

@@ -221,4 +221,6 @@ class BootArea:
             return None
         if record.version != VERSION or record.features_incompatible:
             raise FormatError(f"image has format version {record.version}: a newer ghostdump wrote it")
+        if record.boot_stage not in set(BootStage) or record.region_state not in set(RegionState):
+            raise FormatError("boot record has a stage or a region state that does not exist")
         return record
