@@ -11,16 +11,16 @@ import errno
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pyfuse3
 
 from vdisk.filesystem import NAME_MAX_BYTES, ROOT_INODE
 from vdisk.mount.answer import handler
-from vdisk.mount.attributes import absent_entry, entry_of, node_of, statvfs_of
+from vdisk.mount.attributes import absent_entry, entry_of, statvfs_of
+from vdisk.mount.capabilities import CAPABILITY, CapabilityCache
 from vdisk.mount.control import CONTROL_NAME, CONTROL_NODE, ControlDirectory, ControlFile, is_control
 from vdisk.mount.nodes import NodeTable
-from vdisk.mount.privileges import CAPABILITY, PrivilegeCache, without_privileges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -33,13 +33,6 @@ _TRUSTED = b"trusted."  # listed to root only; the kernel guards the values
 _DOTS = (b".", b"..")
 _CONTROL_COOKIE = 1 << 62  # behind every cookie of the root's real entries
 _WRITING = os.O_WRONLY | os.O_RDWR
-
-
-class _Handle(NamedTuple):
-    """An open file. `privileged`: root opened it, so that its writes leave the set-id bits alone."""
-
-    ino: int
-    privileged: bool
 
 
 def _nothing(*_: object) -> None:
@@ -66,9 +59,7 @@ class Operations(pyfuse3.Operations):
         self._filesystem = filesystem
         self._control = ControlDirectory(control_files, os.getuid(), os.getgid())
         self._nodes = NodeTable(filesystem)
-        self._privileges = PrivilegeCache(filesystem)
-        self._handles: dict[int, _Handle] = {}
-        self._next_handle = 0
+        self._capabilities = CapabilityCache(filesystem)
         self._on_open = on_open
         self.on_failure = on_failure
 
@@ -102,7 +93,7 @@ class Operations(pyfuse3.Operations):
         """Take references away; the kernel waits for no answer, so a failure can only be reported."""
         try:
             if self._nodes.forget(ino, count):
-                self._privileges.forget(ino)
+                self._capabilities.forget(ino)
         except Exception as error:
             self.on_failure("forget", error)
 
@@ -118,7 +109,7 @@ class Operations(pyfuse3.Operations):
         parent = self._parent(parent_inode, name)
         created = self._filesystem.create(parent, name, mode, ctx.uid, self._group(parent, ctx))
         entry = self._referred(parent, name, created)
-        return self._opened(created.ino, ctx), entry
+        return self._opened(created.ino), entry
 
     @handler
     def mknod(
@@ -216,13 +207,11 @@ class Operations(pyfuse3.Operations):
         if is_control(inode) and fields.update_size:
             return self._control.entry(inode)  # `echo c > trigger` truncates, which has no meaning here
         ino = _real(inode)
-        self._privileges.forget(ino)
         now_ns = time.time_ns()
-        mode = attr.st_mode if fields.update_mode else self._mode_without_privileges(ino, fields, ctx)
         mtime_ns = attr.st_mtime_ns if fields.update_mtime else now_ns if fields.update_size else None
         changed = self._filesystem.set_attributes(
             ino,
-            mode=mode,
+            mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
             gid=attr.st_gid if fields.update_gid else None,
             size_bytes=attr.st_size if fields.update_size else None,
@@ -232,18 +221,11 @@ class Operations(pyfuse3.Operations):
         )
         return entry_of(changed)
 
-    def _mode_without_privileges(
-        self, ino: int, fields: pyfuse3.SetattrFields, ctx: pyfuse3.RequestContext
-    ) -> int | None:
-        """The mode to set along with an owner or a size: chown ends privileges, truncate does unless root asks."""
-        ends = fields.update_uid or fields.update_gid or (fields.update_size and ctx.uid != _ROOT_UID)
-        return without_privileges(self._filesystem.attributes(ino).mode) if ends else None
-
     @handler
     def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         return statvfs_of(self._filesystem.statistics())
 
-    # Files
+    # Files: their handles are their inodes
 
     @handler
     def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
@@ -254,56 +236,45 @@ class Operations(pyfuse3.Operations):
             raise PermissionError(errno.EPERM, "pinned")
         if flags & os.O_TRUNC:
             self._truncate(ino, ctx)
-        return self._opened(ino, ctx)
+        return self._opened(ino)
 
     def _truncate(self, ino: int, ctx: pyfuse3.RequestContext) -> None:
-        """Empty a file as part of its open: libfuse asks the kernel not to send a truncation of its own."""
-        now_ns = time.time_ns()
-        self._filesystem.set_attributes(ino, size_bytes=0, mtime_ns=now_ns, ctime_ns=now_ns)
-        if ctx.uid != _ROOT_UID:
-            self._drop_privileges(ino)
+        """Empty a file as part of its open, as libfuse has promised to the kernel.
 
-    def _opened(self, ino: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        self._next_handle += 1
-        self._handles[self._next_handle] = _Handle(ino, privileged=ctx.uid == _ROOT_UID)
+        The set-id bits are ours to clear here; on chown, write and truncate(2) the kernel clears them.
+        """
+        mode = None if ctx.uid == _ROOT_UID else _without_privileges(self._filesystem.attributes(ino).mode)
+        now_ns = time.time_ns()
+        self._filesystem.set_attributes(ino, mode=mode, size_bytes=0, mtime_ns=now_ns, ctime_ns=now_ns)
+
+    def _opened(self, ino: int) -> pyfuse3.FileInfo:
         self._on_open(self._nodes.path(ino), ino)
         pinned = self._filesystem.is_pinned(ino)
-        return pyfuse3.FileInfo(fh=self._next_handle, direct_io=pinned, keep_cache=not pinned)
+        return pyfuse3.FileInfo(fh=ino, direct_io=pinned, keep_cache=not pinned)
 
     @handler
     def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]  # pyfuse3 takes both
         if is_control(fh):
             return self._control.read(fh, off, size)
-        return self._filesystem.read(self._handles[fh].ino, off, size)
+        return self._filesystem.read(fh, off, size)
 
     @handler
     def write(self, fh: int, off: int, buf: bytes) -> int:
         if is_control(fh):
             return self._control.write(fh, buf)
-        ino, privileged = self._handles[fh]
-        written = self._filesystem.write(ino, off, buf)
-        if not privileged:
-            self._drop_privileges(ino)
-        return written
-
-    def _drop_privileges(self, ino: int) -> None:
-        """Clear the set-id bits, and have the kernel ask for the mode anew: after a write it looks at the size only."""
-        if self._privileges.drop(ino):
-            pyfuse3.invalidate_inode(node_of(ino), attr_only=True)
+        return self._filesystem.write(fh, off, buf)
 
     @handler
     def fsync(self, fh: int, datasync: bool) -> None:
         if not is_control(fh):
-            self._filesystem.fsync(self._handles[fh].ino)
+            self._filesystem.fsync(fh)
 
     @handler
     def release(self, fh: int) -> None:
         if is_control(fh):
             self._control.release(fh)
-        else:
-            del self._handles[fh]
 
-    # Directories: their handles are their inodes
+    # Directories: their handles are their nodes
 
     @handler
     def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
@@ -347,25 +318,22 @@ class Operations(pyfuse3.Operations):
     def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         _check_namespace(name)
         if is_control(inode):
-            raise _no_such_xattr()
-        if name != CAPABILITY:
-            return self._filesystem.xattr_get(_real(inode), name)
-        capability = self._privileges.capability(_real(inode))
-        if capability is None:
-            raise _no_such_xattr()
-        return capability
+            raise OSError(errno.ENODATA, "no attributes")
+        if name == CAPABILITY:
+            return self._capabilities.get(_real(inode))
+        return self._filesystem.xattr_get(_real(inode), name)
 
     @handler
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         _check_namespace(name)
         self._filesystem.xattr_set(_real(inode), name, value, 0)
-        self._privileges.forget(_real(inode))
+        self._capabilities.forget(_real(inode))
 
     @handler
     def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         _check_namespace(name)
         self._filesystem.xattr_remove(_real(inode), name)
-        self._privileges.forget(_real(inode))
+        self._capabilities.forget(_real(inode))
 
     @handler
     def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
@@ -393,5 +361,7 @@ def _check_namespace(name: bytes) -> None:
         raise OSError(errno.EOPNOTSUPP, "no such namespace")
 
 
-def _no_such_xattr() -> OSError:
-    return OSError(errno.ENODATA, "no such attribute")
+def _without_privileges(mode: int) -> int:
+    """A mode with the set-id bits cleared; set-gid without group execution is no privilege."""
+    cleared = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    return mode & ~cleared
