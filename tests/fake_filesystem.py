@@ -252,7 +252,7 @@ class FakeFilesystem:
         self.synced.append(ino)
 
     def statistics(self) -> FakeStatistics:
-        return FakeStatistics()
+        return FakeStatistics(files_free=FakeStatistics().files - len(self._inodes))
 
     def xattr_get(self, ino: int, name: bytes) -> bytes:
         if name not in self._inodes[ino].xattrs:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 import socket
 import stat
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mounting import BACKENDS, Mounted, mounted, run
+from tests.mounting import BACKENDS, Mounted, mounted, run, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,6 +115,19 @@ def test_removing_while_listing_skips_nothing(root: Path) -> None:
             os.unlink(entry.path)
     assert sorted(seen) == sorted(names)
     assert os.listdir(root) == []
+
+
+def test_what_is_removed_gives_its_inode_back(mount: Mounted, root: Path) -> None:
+    """The kernel forgets what it was told of as often as it was told; a reference too many would keep the inode."""
+    before = os.statvfs(mount.path).f_ffree
+    (root / "directory" / "below").mkdir(parents=True)
+    (root / "directory" / "file").touch()
+    for _ in range(3):
+        for path in (root, root / "directory", root / "directory" / "below"):
+            run("ls", "-la", path)
+    assert os.statvfs(mount.path).f_ffree == before - 3
+    shutil.rmtree(root / "directory")
+    wait_until(lambda: os.statvfs(mount.path).f_ffree == before, "three inodes are free again")
 
 
 def test_rename_moves_and_replaces(root: Path) -> None:

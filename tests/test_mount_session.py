@@ -86,6 +86,18 @@ def test_unmounting_writes_back_what_was_mapped(tmp_path: Path) -> None:
         assert served.events("shown") == ["b'mapped'"]
 
 
+def test_termination_writes_back_what_a_client_inside_has_mapped(tmp_path: Path) -> None:
+    with mounted(tmp_path, "--show-at-end", "file") as served:
+        descriptor = os.open(served.path / "file", os.O_CREAT | os.O_RDWR)
+        os.truncate(descriptor, 4096)
+        with mmap.mmap(descriptor, 0) as mapped:
+            mapped[:6] = b"mapped"
+            assert served.stop() == 0
+        with pytest.raises(OSError, match=r"not connected|aborted"):
+            os.close(descriptor)
+        assert served.events("shown") == ["b'mapped'"]
+
+
 def test_a_killed_process_leaves_no_mount(tmp_path: Path) -> None:
     with mounted(tmp_path) as served:
         (served.path / "file").write_text("x")
