@@ -123,7 +123,7 @@ def cut_in_steps(work: Workload) -> None:
         work.write(b"/one-p", index * 4096, 4096)
         work.write(b"/two-q", index * 8192, 4096)
     work.sync()
-    work.fs._committer._threshold_blocks = 2
+    work.fs._committer._threshold_blocks = 1
     work.truncate(b"/one-p", 5000)
     work.sync()
     work.unlink(b"/two-q")
@@ -157,7 +157,8 @@ def files_of(fs: Ext4Filesystem, directory: int = ROOT_INO, prefix: bytes = b"")
             yield prefix + b"/" + name, bytes(fs.read(ino, 0, 1 << 24))
 
 
-def check_cut(work: Workload, before: bytes, cut: int, seed: str, path: Path) -> None:
+def check_cut(work: Workload, before: bytes, cut: int, seed: str, path: Path) -> dict[bytes, bytes]:
+    """Returns every file and its content, as they are after the repair."""
     path.write_bytes(state_after_cut(before, work.disk.record, cut, random.Random(seed)))
     repair(path)
     assert_clean(path)
@@ -167,6 +168,7 @@ def check_cut(work: Workload, before: bytes, cut: int, seed: str, path: Path) ->
         assert found.get(name) == promised, f"{name!r} was synced"
     for name, data in found.items():
         assert set(data) <= set(letter_of(name) + b"\0"), f"{name!r} shows a block of another file"
+    return found
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.__name__)
@@ -196,3 +198,24 @@ def test_a_cut_of_the_first_commit_leaves_the_disk_readable(scratch: Path) -> No
     for cut in range(1, len(record) + 1):
         for attempt in range(3):
             check_cut(work, before, cut, f"first {cut} {attempt}", scratch / "cut")
+
+
+def test_a_truncation_in_steps_is_done_whole_or_not_at_all(scratch: Path) -> None:
+    disk = fresh_disk(12 * MIB)
+    before = bytes(disk.content)
+    work = Workload(RecordingDisk(disk))
+    for index in range(300):
+        work.write(b"/one-p", index * 4096, 4096)
+        work.write(b"/two-q", index * 4096, 4096)
+    work.sync()
+    work.fs._committer._threshold_blocks = 1
+    start = len(work.disk.record)
+    work.truncate(b"/one-p", 5000)
+    work.sync()
+    sizes = []
+    for cut in range(start, len(work.disk.record) + 1, 30):
+        found = check_cut(work, before, cut, f"steps {cut}", scratch / "cut")
+        sizes.append(len(found[b"/one-p"]))
+    assert set(sizes) == {300 * 4096, 5000}
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes.count(5000) > 3, "the truncation was not done in steps"
