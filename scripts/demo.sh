@@ -19,7 +19,7 @@ clean_up() {
     if ghostdump status "$demo/mnt" &> /dev/null; then
         echo "demo: $demo/mnt is in use; when it is free: ghostdump unmount $demo/mnt" >&2
     elif [[ -n "${KEEP:-}" && -d "$demo/crash" ]]; then
-        rm -rf "$demo/disk.img" "$demo/images" "$demo/dmesg.txt" "$demo/mnt"
+        rm -rf --one-file-system "$demo/disk.img" "$demo/images" "$demo/dmesg.txt" "$demo/mnt"
         echo "demo: the dump is left in $demo/crash"
     else
         rm -rf --one-file-system "$demo"
