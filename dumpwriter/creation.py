@@ -34,6 +34,8 @@ MEMORY_SIZE_BYTES_MAX = 512 << 30
 FILESYSTEM_OVERHEAD_BYTES = 8 << 20
 FILLER_NAME = b"filler"
 SCRATCH_NAME = b".fragments"
+BRICKS_PER_HOLE = 3
+HOLES_SPARE_BYTES = 1 << 20  # extent blocks and directories want to live too
 
 
 def create_disk(path: str, recipe: Recipe) -> ExtentMap:
@@ -139,33 +141,57 @@ def _make_region(filesystem: Ext4Filesystem, recipe: Recipe) -> ExtentMap:
 
 @contextlib.contextmanager
 def _scattered_space(filesystem: Ext4Filesystem, size_bytes: int, pieces: int) -> Iterator[None]:
-    """Leave only holes free while the region is made: every second file of a full disk is taken away again."""
+    """Leave only holes free while the region is made, each a `pieces`-th of it, with walls of a third between them."""
     if pieces == 1:
         yield
         return
     scratch = filesystem.mkdir(ROOT, SCRATCH_NAME, stat.S_IFDIR | 0o700, 0, 0).ino
     try:
-        _leave_holes(filesystem, scratch, -(-size_bytes // pieces // BLOCK_SIZE_BYTES) * BLOCK_SIZE_BYTES, pieces + 1)
+        _fill_with_bricks(filesystem, scratch, _whole_blocks(size_bytes // pieces // BRICKS_PER_HOLE))
+        _break_holes(filesystem, scratch, size_bytes + HOLES_SPARE_BYTES)
     except OSError as error:
         raise UsageError(
             f"cannot lay the region out in {pieces} extents ({error.strerror}): use a larger disk"
         ) from None
     yield
-    for name, *_ in list(filesystem.entries(scratch, 0)):
-        if name not in (b".", b".."):
-            filesystem.unlink(scratch, name)
+    for name, _ in _files_of(filesystem, scratch):
+        filesystem.unlink(scratch, name)
     filesystem.rmdir(ROOT, SCRATCH_NAME)
     filesystem.commit()
 
 
-def _leave_holes(filesystem: Ext4Filesystem, scratch: int, hole_bytes: int, count: int) -> None:
-    for number in range(count):
-        _allocate(filesystem, scratch, b"hole%d" % number, hole_bytes)
-        _allocate(filesystem, scratch, b"wall%d" % number, BLOCK_SIZE_BYTES)
+def _fill_with_bricks(filesystem: Ext4Filesystem, scratch: int, brick_bytes: int) -> None:
+    found = filesystem.statistics()
+    for number in range(found.blocks_free * found.block_size // brick_bytes):
+        try:
+            _allocate(filesystem, scratch, b"%d" % number, brick_bytes)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            break
     _fill(filesystem, scratch, b"rest", 100)
-    for number in range(count):
-        filesystem.unlink(scratch, b"hole%d" % number)
+
+
+def _break_holes(filesystem: Ext4Filesystem, scratch: int, wanted_bytes: int) -> None:
+    """In the order of the disk, take three bricks away and leave the fourth, until enough is free."""
+    bricks = sorted(
+        (extents[0].physical_bytes, sum(extent.length_bytes for extent in extents), name)
+        for name, ino in _files_of(filesystem, scratch)
+        if (extents := filesystem.extents(ino))
+    )
+    for number, (_, length_bytes, name) in enumerate(bricks):
+        if wanted_bytes > 0 and name != b"rest" and number % (BRICKS_PER_HOLE + 1) != BRICKS_PER_HOLE:
+            filesystem.unlink(scratch, name)
+            wanted_bytes -= length_bytes
     filesystem.commit()  # freed blocks are given out again only after the commit that frees them
+
+
+def _files_of(filesystem: Ext4Filesystem, directory: int) -> list[tuple[bytes, int]]:
+    return [(name, ino) for name, ino, *_ in filesystem.entries(directory, 0) if name not in (b".", b"..")]
+
+
+def _whole_blocks(size_bytes: int) -> int:
+    return max(1, size_bytes // BLOCK_SIZE_BYTES) * BLOCK_SIZE_BYTES
 
 
 def _put_files(filesystem: Ext4Filesystem, recipe: Recipe) -> None:
