@@ -143,13 +143,6 @@ def test_links_end_where_ext4_ends_them(fs: Ext4Filesystem) -> None:
     assert fs.attributes(ino).nlink == 65_000
 
 
-def test_a_set_group_id_directory_gives_its_group_on(fs: Ext4Filesystem) -> None:
-    directory = fs.mkdir(ROOT_INO, b"shared", 0o2775, 0, 500).ino
-    assert fs.create(directory, b"file", 0o600, 7, 7).gid == 500
-    made = fs.mkdir(directory, b"below", 0o755, 7, 7)
-    assert (made.gid, made.mode) == (500, stat.S_IFDIR | 0o2755)
-
-
 def test_an_unlinked_file_lives_while_it_is_held(fs: Ext4Filesystem) -> None:
     free = fs.statistics().blocks_free
     ino = fs.create(ROOT_INO, b"file", 0o600, 0, 0).ino

@@ -53,15 +53,15 @@ class Namespace:
     def make(self, parent: int, name: bytes, mode: int, uid: int, gid: int, rdev: int = 0) -> int:
         """A new file of any kind but directory and symbolic link."""
         directory = self._place_for_new(parent, name)
-        ino = self._inodes.make(parent, mode, uid, self._group_for(parent, gid), rdev)
+        ino = self._inodes.make(parent, mode, uid, gid, rdev)
         directory.add(name, ino, mode)
         return ino
 
     def make_directory(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> int:
         directory = self._place_for_new(parent, name)
         self._check_room_for_subdirectory(parent)
-        mode = stat.S_IFDIR | stat.S_IMODE(mode) | self._mode(parent) & stat.S_ISGID
-        ino = self._inodes.make(parent, mode, uid, self._group_for(parent, gid))
+        mode = stat.S_IFDIR | stat.S_IMODE(mode)
+        ino = self._inodes.make(parent, mode, uid, gid)
         self._directories.make(ino, parent)
         self._inodes.add_links(ino, 1)
         directory.add(name, ino, mode)
@@ -73,7 +73,7 @@ class Namespace:
             raise OSError(errno.ENAMETOOLONG if target else errno.ENOENT, "a link's target has 1 to 4095 bytes")
         directory = self._place_for_new(parent, name)
         mode = stat.S_IFLNK | 0o777
-        ino = self._inodes.make(parent, mode, uid, self._group_for(parent, gid))
+        ino = self._inodes.make(parent, mode, uid, gid)
         self._store_target(ino, target)
         directory.add(name, ino, mode)
         return ino
@@ -152,10 +152,6 @@ class Namespace:
             raise OSError(errno.EEXIST, "the name exists")
         self._committer.require(NEW_NAME_BLOCKS)
         return directory
-
-    def _group_for(self, parent: int, gid: int) -> int:
-        """In a directory with the set-group-ID bit, new files belong to the directory's group."""
-        return self._inodes.attributes(parent).gid if self._mode(parent) & stat.S_ISGID else gid
 
     def _store_target(self, ino: int, target: bytes) -> None:
         inode = self._volume.inode(ino)
