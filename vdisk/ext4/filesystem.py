@@ -276,6 +276,9 @@ def _journal_place(volume: Volume) -> ExtentMap:
     if not ino:
         raise FilesystemError("the journal is on another device, which is not supported")
     try:
-        return ExtentMap(volume.extents(ino))
+        place = ExtentMap(volume.extents(ino))
     except OSError as error:
         raise FilesystemError(f"the journal cannot be read: {error.strerror}; run e2fsck on the image") from error
+    if not place.extents:
+        raise FilesystemError("the journal is empty; run e2fsck on the image")
+    return place

@@ -11,6 +11,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from vdisk.errors import FilesystemError
 from vdisk.ext4._libext2fs import ffi, lib
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Inodes:
         self._new_ino = ffi.new("uint32_t *")
         self._finished = ffi.new("int *")
         if volume.superblock.s_inode_size < 128 + _EXTRA_TIMES_BYTES:
-            raise OSError(errno.EOPNOTSUPP, "inodes of 128 bytes hold no nanoseconds")
+            raise FilesystemError("the filesystem's inodes hold no nanoseconds; make it with mke2fs -I 256")
 
     def live(self, ino: int) -> InodePointer:
         """The inode in place, where it is in use. Raises OSError ENOENT."""
