@@ -18,8 +18,10 @@ PRODUCT = modules("vdisk", "dumpwriter")
 # (or package) that is not there yet is marked planned; the mark has to go when it comes.
 PLANNED = "planned"
 MAY_USE_THE_FILESYSTEM = {
-    "dumpwriter.machine": PLANNED,
-    "dumpwriter.cli": PLANNED,
+    "dumpwriter.machine": "composes everything",
+    "dumpwriter.daemon": "runs the machine",
+    "dumpwriter.creation": "makes disks, before there is anything to crash",
+    "dumpwriter.cli": "faces the user",
 }
 CRASH_MUST_NOT_REACH = ("vdisk.ext4", "vdisk.mount", "vdisk.filesystem", "pyfuse3")
 
