@@ -65,7 +65,11 @@ def _options(source: str, *, allow_other: bool) -> list[str]:
 def _initialised(operations: pyfuse3.Operations, descriptor: int) -> Iterator[None]:
     """Give pyfuse3 the connection, which it closes at the end: what is still mounted then is dead, and never hangs."""
     linger.install()
-    pyfuse3.init(operations, f"/dev/fd/{descriptor}", set())
+    try:
+        pyfuse3.init(operations, f"/dev/fd/{descriptor}", set())
+    except BaseException:
+        os.close(descriptor)  # open and unanswered, it would hang the watcher
+        raise
     try:
         yield
     finally:
