@@ -1,0 +1,199 @@
+"""A reader of images, written from docs/FORMAT.md alone: it imports nothing of the product.
+
+It judges the product's own recovery, so it shares no code with it and takes the whole image at once: plain, not fast.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import blake3
+import crc32c
+
+BOOT_AREA = 4 << 20
+BLOCK = 4096
+SLOT = 65 * BLOCK
+META, PAGES, ZEROS = 1, 2, 3
+NOTES, MEMORY_RANGES = 1, 2
+
+
+class Extent(NamedTuple):
+    """Offsets in the region and on the disk, and a length, in bytes."""
+
+    logical: int
+    physical: int
+    length: int
+
+
+class Region(NamedTuple):
+    """Which dump is looked for, and where. `extents` cover the region from 0 on."""
+
+    dump_id: bytes
+    generation: int
+    extents: tuple[Extent, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(extent.length for extent in self.extents)
+
+
+class Dump(NamedTuple):
+    """What could be believed: pages by number, all pages that the memory has (None: not known), the ELF notes."""
+
+    pages: dict[int, bytes]
+    expected: set[int] | None
+    notes: bytes
+    header_states: tuple[int, ...]
+
+    @property
+    def verdict(self) -> str:
+        if not self.pages:
+            return "NONE"
+        return "COMPLETE" if self.expected == set(self.pages) else "PARTIAL"
+
+
+def find_region(image: bytes) -> Region | None:
+    """By the boot area; None where no copy of the boot record, or of the extent table, is whole."""
+    area = len(image) - BOOT_AREA
+    records = [image[area + offset : area + offset + 512] for offset in (0, 4096)]
+    whole = [record for offset, record in zip((0, 4096), records, strict=True) if _is_boot_record(record, offset)]
+    if not whole:
+        return None
+    record = max(whole, key=lambda record: _u64(record, 32))
+    count = _u32(record, 136)
+    for offset in (64 << 10, 1 << 20):
+        table = image[area + offset : area + offset + 24 * count]
+        if blake3.blake3(table).digest() == record[144:176]:
+            extents = tuple(Extent(*row) for row in struct.iter_unpack("<QQQ", table))
+            return Region(record[112:128], _u64(record, 104), extents)
+    return None
+
+
+def read_dump(image: bytes, region: Region) -> Dump:
+    """Every frame that proves itself. Where a page is in two frames, they must agree."""
+    pages: dict[int, bytes] = {}
+    expected: set[int] | None = None
+    notes = b""
+    for sequence in range((region.size - 2 * BLOCK) // SLOT):
+        slot = _read(image, region, BLOCK + sequence * SLOT, SLOT)
+        if not _is_frame(slot, region, sequence):
+            continue
+        kind, payload = _u16(slot, 10), slot[BLOCK : BLOCK + _u32(slot, 56)]
+        if kind == META:
+            records = _metadata(payload)
+            notes = records.get(NOTES, b"")
+            expected = _pages_of(records.get(MEMORY_RANGES, b""))
+            continue
+        for position, page in enumerate(_page_numbers(slot)):
+            content = payload[position * BLOCK : (position + 1) * BLOCK] if kind == PAGES else bytes(BLOCK)
+            assert pages.setdefault(page, content) == content, f"two frames differ on page {page}"
+    states = tuple(_u32(header, 12) for header in _headers(image, region))
+    return Dump(pages, expected, notes, states)
+
+
+def _is_boot_record(sector: bytes, offset: int) -> bool:
+    return sector[:8] == b"GHOSTBR\0" and _seal_holds(sector) and _u32(sector, 8) == 1 and _u64(sector, 24) == offset
+
+
+def _is_frame(slot: bytes, region: Region, sequence: int) -> bool:
+    if slot[:8] != b"GHOSTFR\0" or _u16(slot, 8) != 1 or not _seal_holds(slot[:BLOCK]):
+        return False
+    if (slot[16:32], _u64(slot, 32)) != (region.dump_id, region.generation):
+        return False
+    if (_u32(slot, 12), _u64(slot, 40)) != (sequence, BLOCK + sequence * SLOT):
+        return False
+    length = _u32(slot, 56)
+    if length % BLOCK or length > SLOT - BLOCK or _u32(slot, 64) > 65 or _u32(slot, 68) > 128:
+        return False
+    if _places(slot) != _pieces(region, BLOCK + sequence * SLOT, BLOCK + length) or not _agrees(slot, length):
+        return False
+    if crc32c.crc32c(slot[BLOCK : BLOCK + length]) != _u32(slot, 60):
+        return False
+    blank = slot[:72] + bytes(32) + slot[104 : BLOCK - 4] + bytes(4) + slot[BLOCK : BLOCK + length]
+    return bool(blake3.blake3(blank).digest() == slot[72:104])
+
+
+def _agrees(slot: bytes, length: int) -> bool:
+    kind, runs = _u16(slot, 10), _runs(slot)
+    if any(not count for _, count in runs):
+        return False
+    if kind == META:
+        return not runs
+    if kind == PAGES:
+        return bool(runs) and sum(count for _, count in runs) * BLOCK == length
+    return kind == ZEROS and bool(runs) and not length
+
+
+def _places(slot: bytes) -> list[tuple[int, int]]:
+    return [struct.unpack_from("<QQ", slot, 104 + 16 * index) for index in range(_u32(slot, 64))]
+
+
+def _runs(slot: bytes) -> list[tuple[int, int]]:
+    start = 104 + 16 * _u32(slot, 64)
+    return [struct.unpack_from("<QQ", slot, start + 16 * index) for index in range(_u32(slot, 68))]
+
+
+def _page_numbers(slot: bytes) -> list[int]:
+    return [page for first, count in _runs(slot) for page in range(first, first + count)]
+
+
+def _metadata(payload: bytes) -> dict[int, bytes]:
+    records, offset = {}, 0
+    while offset + 8 <= len(payload) and _u32(payload, offset):
+        kind, length = struct.unpack_from("<II", payload, offset)
+        records[kind] = payload[offset + 8 : offset + 8 + length]
+        offset += 8 + -(-length // 8) * 8
+    return records
+
+
+def _pages_of(ranges: bytes) -> set[int]:
+    rows = list(struct.iter_unpack("<QQ", ranges))
+    return {page for start, length in rows for page in range(start // BLOCK, (start + length) // BLOCK)}
+
+
+def _headers(image: bytes, region: Region) -> list[bytes]:
+    """The whole copies of the dump header."""
+    found = []
+    for offset in (0, region.size - BLOCK):
+        ((physical, _),) = _pieces(region, offset, BLOCK)
+        sector = image[physical : physical + 512]
+        of_this_dump = (sector[16:32], _u64(sector, 32), _u64(sector, 40)) == (
+            region.dump_id,
+            region.generation,
+            physical,
+        )
+        digest = blake3.blake3(sector[:296] + bytes(32)).digest()
+        if sector[:8] == b"GHOSTDH\0" and _seal_holds(sector) and of_this_dump and digest == sector[296:328]:
+            found.append(sector)
+    return found
+
+
+def _read(image: bytes, region: Region, offset: int, length: int) -> bytes:
+    return b"".join(image[start : start + size] for start, size in _pieces(region, offset, length))
+
+
+def _pieces(region: Region, offset: int, length: int) -> list[tuple[int, int]]:
+    """(offset on the disk, length) of a range of the region, one for each extent that it touches."""
+    pieces = []
+    for extent in region.extents:
+        first, end = max(offset, extent.logical), min(offset + length, extent.logical + extent.length)
+        if first < end:
+            pieces.append((extent.physical + first - extent.logical, end - first))
+    return pieces
+
+
+def _seal_holds(sealed: bytes) -> bool:
+    return bool(crc32c.crc32c(sealed[:-4]) == _u32(sealed, len(sealed) - 4))
+
+
+def _u16(content: bytes, offset: int) -> int:
+    return int.from_bytes(content[offset : offset + 2], "little")
+
+
+def _u32(content: bytes, offset: int) -> int:
+    return int.from_bytes(content[offset : offset + 4], "little")
+
+
+def _u64(content: bytes, offset: int) -> int:
+    return int.from_bytes(content[offset : offset + 8], "little")

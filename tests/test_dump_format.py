@@ -1,0 +1,123 @@
+"""The product against a reader of its format that shares no code with it: both must find the same."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dumpwriter.formats.region import DumpState
+from dumpwriter.recovery import recover
+from tests.builders.elf_reader import ElfCoreFile
+from tests.builders.region_reader import Dump, Extent, Region, find_region, read_dump
+from tests.dumping import DumpBench, Pages
+from tests.sources import REPOSITORY
+from tests.test_dump_recovery import StopsAfter
+from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootArea, RegionState, new_record
+from vdisk.errors import PowerLost
+from vdisk.layers.mapped import Mapped
+from vdisk.memorydisk import MemoryDisk
+
+if TYPE_CHECKING:
+    from tests.machines import Machine
+    from vdisk.extent import ExtentMap
+
+
+def region_of(bench: DumpBench) -> Region:
+    return Region(bench.identity.dump_id, bench.identity.generation, rows(bench.extents))
+
+
+def rows(extents: ExtentMap) -> tuple[Extent, ...]:
+    return tuple(Extent(*extent) for extent in extents.extents)
+
+
+def both_agree(bench: DumpBench) -> Dump:
+    """Read with both, compare all that both can tell, and give the other reader's account."""
+    theirs = read_dump(bytes(bench.disk.content), region_of(bench))
+    sink = Pages()
+    ours = recover(Mapped(bench.disk, bench.extents), bench.identity, sink)
+    assert theirs.pages == sink.pages
+    assert theirs.verdict == ours.verdict
+    assert (theirs.expected is None) == (ours.metadata is None)
+    if theirs.expected is not None:
+        missing = {page for first, count in ours.missing for page in range(first, first + count)}
+        assert missing == theirs.expected - set(theirs.pages)
+    assert max(theirs.header_states, default=None) == (ours.header.state if ours.header else None)
+    return theirs
+
+
+@pytest.mark.parametrize("pieces", [1, 9, 200])
+@pytest.mark.parametrize("pages", [1, 64, 1000])
+def test_a_complete_dump(pages: int, pieces: int) -> None:
+    bench = DumpBench(pages, pieces)
+    bench.write()
+    found = both_agree(bench)
+    assert found.verdict == "COMPLETE"
+    assert found.header_states == (DumpState.WRITTEN, DumpState.WRITTEN)
+    assert found.pages == {number: bench.page(number) for number in range(pages)}
+
+
+def test_a_region_that_is_too_small() -> None:
+    bench = DumpBench(1000, region_bytes=4096 * (2 + 65 * 6))
+    bench.write()
+    assert both_agree(bench).verdict == "PARTIAL"
+
+
+def test_an_armed_region() -> None:
+    found = both_agree(DumpBench(100))
+    assert (found.verdict, found.header_states) == ("NONE", (DumpState.ARMED, DumpState.ARMED))
+
+
+@pytest.mark.parametrize("writes", range(9))
+def test_a_dump_that_was_cut(writes: int) -> None:
+    bench = DumpBench(1500, pieces=3)
+    with pytest.raises(PowerLost):
+        bench.write(lambda disk: StopsAfter(disk, writes, sectors=9))
+    # Two headers, five pieces of frames, two headers: without the last two, the frames speak for themselves.
+    assert both_agree(bench).verdict == ("NONE" if writes < 3 else "PARTIAL" if writes < 7 else "COMPLETE")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_dump_that_was_damaged(seed: int) -> None:
+    source = random.Random(seed)
+    bench = DumpBench(300, pieces=1 + seed % 5, seed=seed)
+    bench.write()
+    for _ in range(1 + seed % 9):
+        start = source.randrange(len(bench.disk.content))
+        length = min(source.choice([1, 4, 512, 4096, 100_000]), len(bench.disk.content) - start)
+        bench.disk.content[start : start + length] = source.choice([bytes(length), source.randbytes(length)])
+    both_agree(bench)
+
+
+@pytest.mark.parametrize("damaged", [(), (0,), (4096,), (64 << 10,), (1 << 20,), (0, 1 << 20), (0, 4096)])
+def test_the_boot_area(damaged: tuple[int, ...]) -> None:
+    extents = DumpBench(300, pieces=7).extents
+    disk = MemoryDisk(16 << 20)
+    record = new_record(bytes(range(16)), disk.size_bytes, 300 * 4096)
+    area = BootArea(disk)
+    armed = record._replace(region_state=RegionState.ARMED, dump_id=b"d" * 16, generation=7)
+    area.write_region(area.write(armed), extents)
+    for offset in damaged:
+        disk.content[disk.size_bytes - BOOT_AREA_SIZE_BYTES + offset + 5] ^= 1
+    found = find_region(bytes(disk.content))
+    assert found == (None if damaged == (0, 4096) else Region(b"d" * 16, 7, rows(extents)))
+
+
+def test_a_real_dump_on_a_real_disk(machine: Machine) -> None:
+    """From the image's bytes alone, without any help of the product, to the vmcore's bytes."""
+    machine.run("create", machine.image, "--recipe", REPOSITORY / "images" / "fragmented.toml")
+    machine.mount()
+    machine.crash("--bugcheck", "0xD1")
+    image = machine.image.read_bytes()
+    region = find_region(image)
+    assert region is not None
+    assert len(region.extents) >= 50
+    dump = read_dump(image, region)
+    assert dump.verdict == "COMPLETE"
+    report = machine.facts("recover", machine.image, "--output", machine.directory / "out")
+    assert report["pages_present"] == len(dump.pages)
+    core = ElfCoreFile((machine.directory / "out" / "1" / "vmcore").read_bytes())
+    assert core.pages() == set(dump.pages)
+    assert core.notes() and all(note.content in dump.notes for note in core.notes())
+    assert {number: core.read(number * 4096, 4096) for number in dump.pages} == dump.pages
