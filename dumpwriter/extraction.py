@@ -10,12 +10,12 @@ import errno
 import hashlib
 import json
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dumpwriter.crashstore import next_name
 from dumpwriter.export.elf import ElfLayout
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
-from dumpwriter.recovery import Findings, recover
+from dumpwriter.recovery import Findings, PageSink, recover, recover_scattered
 from dumpwriter.report import describe_findings, iso_time
 from dumpwriter.verdict import Verdict
 from vdisk.errors import RecoveryError
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dumpwriter.crashstore import CrashStore
-    from dumpwriter.frames import DumpIdentity
+    from dumpwriter.frames import DumpIdentity, Frame
+    from vdisk.blockdevice import BlockDevice
     from vdisk.layers.mapped import Mapped
 
 DIGEST_READ_SIZE_BYTES = 4 << 20
@@ -66,23 +67,48 @@ class _VmcoreWriter:
         pass
 
 
-def extract(
-    region: Mapped,
-    identity: DumpIdentity,
-    store: CrashStore,
-    progress: Callable[[int, int], None],
-) -> Extraction:
+class DumpSource(Protocol):
+    """A dump that can be read as often as one likes; each time it gives every page that proves true to the sink."""
+
+    @property
+    def identity(self) -> DumpIdentity: ...
+
+    def read(self, sink: PageSink, progress: Callable[[int, int], None]) -> Findings: ...
+
+
+class RegionSource(NamedTuple):
+    """A dump in its region, by recorded extents."""
+
+    region: Mapped
+    identity: DumpIdentity
+
+    def read(self, sink: PageSink, progress: Callable[[int, int], None]) -> Findings:
+        return recover(self.region, self.identity, sink, progress)
+
+
+class CarvedSource(NamedTuple):
+    """A dump whose frames were searched for."""
+
+    disk: BlockDevice
+    identity: DumpIdentity
+    frames: list[Frame]
+
+    def read(self, sink: PageSink, progress: Callable[[int, int], None]) -> Findings:
+        return recover_scattered(self.disk, self.identity, self.frames, sink, progress)
+
+
+def extract(source: DumpSource, store: CrashStore, progress: Callable[[int, int], None]) -> Extraction:
     """Copy a dump out, durably. A dump that is in the store already is not copied again.
 
     A verdict of NONE copies nothing. Raises `RecoveryError` where the store has no room or fails; the dump is then as
     it was.
     """
     survey = _Survey()
-    findings = recover(region, identity, survey, lambda done, total: progress(done, 2 * total))
-    report = describe_findings(findings, identity)
+    findings = source.read(survey, lambda done, total: progress(done, 2 * total))
+    report = describe_findings(findings, source.identity)
     if findings.verdict == Verdict.NONE:
         return Extraction(findings, report | {"path": None})
-    known = _already_there(store, identity)
+    known = _already_there(store, source.identity)
     if known is not None:
         return Extraction(findings, known)
     notes = findings.metadata.notes if findings.metadata else b""
@@ -92,7 +118,7 @@ def extract(
     if store.free_bytes() < needed_bytes:
         raise RecoveryError(f"no room for the dump: it needs {needed_bytes} bytes, {store.free_bytes()} are free")
     try:
-        report = _copy(region, identity, store, layout, findings, report, progress)
+        report = _copy(source, store, layout, findings, report, progress)
     except OSError as error:
         store.abandon()
         if error.errno == errno.ENOSPC:
@@ -102,8 +128,7 @@ def extract(
 
 
 def _copy(
-    region: Mapped,
-    identity: DumpIdentity,
+    source: DumpSource,
     store: CrashStore,
     layout: ElfLayout,
     findings: Findings,
@@ -113,9 +138,7 @@ def _copy(
     store.begin()
     store.write(VMCORE, 0, layout.header())
     store.resize(VMCORE, layout.size_bytes)
-    again = recover(
-        region, identity, _VmcoreWriter(store, layout), lambda done, total: progress(total + done, 2 * total)
-    )
+    again = source.read(_VmcoreWriter(store, layout), lambda done, total: progress(total + done, 2 * total))
     if again.present != findings.present:
         store.abandon()
         raise RecoveryError("the disk gave two different answers while the dump was read: run the recovery again")

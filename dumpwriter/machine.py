@@ -22,7 +22,7 @@ import trio
 
 from dumpwriter import arming, runtime, status
 from dumpwriter.diskstore import DiskStore
-from dumpwriter.extraction import extract
+from dumpwriter.extraction import RegionSource, extract
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.memory.image import ImageMemory
@@ -171,7 +171,8 @@ class Machine:
                 f"or give it up with ghostdump mount --discard-dump"
             ) from None
         try:
-            extraction = extract(region, identity_of(self._record), DiskStore(self._filesystem), self._show_step)
+            source = RegionSource(region, identity_of(self._record))
+            extraction = extract(source, DiskStore(self._filesystem), self._show_step)
         except OSError as error:
             raise RecoveryError(f"cannot write the dump's copy: {error.strerror or error}") from None
         except RecoveryError as refusal:

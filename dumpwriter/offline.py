@@ -6,7 +6,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dumpwriter.extraction import extract
+from dumpwriter.carving import carve
+from dumpwriter.extraction import CarvedSource, RegionSource, extract
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.recovery import newest_header, recover
 from dumpwriter.report import describe_findings, describe_header, describe_nothing, iso_time
@@ -37,12 +38,11 @@ REASONS_BY_STATE = {
 
 
 class OfflineDisk(NamedTuple):
-    """A disk with its boot area. `is_writable` tells whether a recovered dump can be marked."""
+    """A disk with its boot area."""
 
     device: BlockDevice
     area: BootArea
     record: BootRecord
-    is_writable: bool
 
 
 def reason_for_none(record: BootRecord) -> Reason | None:
@@ -55,29 +55,52 @@ def identity_of(record: BootRecord) -> DumpIdentity:
 
 
 @contextlib.contextmanager
-def opened_disk(descriptor: int) -> Iterator[OfflineDisk]:
-    """A driver stack on an open image, which is closed at the end. Raises `ImageError`, `FormatError`."""
+def opened_device(descriptor: int) -> Iterator[BlockDevice]:
+    """A driver stack on an open image, which is closed at the end."""
     registers = create_registers()
     try:
-        device = stack.load_live(Controller(registers, ImageFile(descriptor))).device
-        area = BootArea(device)
-        is_writable = os.access(f"/proc/self/fd/{descriptor}", os.W_OK)
-        yield OfflineDisk(device, area, area.read(), is_writable)
+        yield stack.load_live(Controller(registers, ImageFile(descriptor))).device
     finally:
         os.close(registers)
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def opened_disk(descriptor: int) -> Iterator[OfflineDisk]:
+    """The same with its boot record. Raises `NotAnImageError`, `FormatError`."""
+    with opened_device(descriptor) as device:
+        area = BootArea(device)
+        yield OfflineDisk(device, area, area.read())
+
+
 def recover_image(path: str, store: CrashStore, progress: Callable[[int, int], None]) -> dict[str, Any]:
-    """Copy the dump of an image out and mark the region, durably and in this order. The report says what was found."""
-    with opened_disk(open_locked(path, read_only=not os.access(path, os.W_OK))) as disk:
-        reason = reason_for_none(disk.record)
-        if reason is not None:
-            return describe_nothing(reason)
-        extraction = extract(_region(disk), identity_of(disk.record), store, progress)
-        if extraction.findings.verdict != Verdict.NONE and disk.is_writable:
-            disk.area.write(disk.record._replace(region_state=RegionState.TAKEN))
+    """Copy the dump of an image out and mark the region, durably and in this order. The report says what was found.
+
+    Where the boot area cannot tell where the dump is, the whole image is searched for it; nothing is marked then.
+    """
+    with opened_device(open_locked(path, read_only=not os.access(path, os.W_OK))) as device:
+        area = BootArea(device)
+        try:
+            record = area.read()
+            reason = reason_for_none(record)
+            if reason is not None:
+                return describe_nothing(reason)
+            source = RegionSource(Mapped(device, area.read_extents(record)), identity_of(record))
+        except FormatError as damage:
+            return _recover_carved(device, store, progress, damage)
+        extraction = extract(source, store, progress)
+        if extraction.findings.verdict != Verdict.NONE and os.access(path, os.W_OK):
+            area.write(record._replace(region_state=RegionState.TAKEN))
         return extraction.report
+
+
+def _recover_carved(
+    device: BlockDevice, store: CrashStore, progress: Callable[[int, int], None], damage: FormatError
+) -> dict[str, Any]:
+    carved = carve(device, progress)
+    if carved is None:
+        return describe_nothing(Reason.REGION_UNKNOWN)
+    return extract(CarvedSource(device, *carved), store, progress).report | {"carved": str(damage)}
 
 
 def verify_image(path: str, progress: Callable[[int, int], None]) -> dict[str, Any]:

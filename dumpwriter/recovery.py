@@ -26,11 +26,12 @@ from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.errors import DeviceError, FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from dumpwriter.formats.region import DumpHeader
     from dumpwriter.frames import DumpIdentity, Frame
     from dumpwriter.metadata import Metadata
+    from vdisk.blockdevice import BlockDevice
     from vdisk.layers.mapped import Mapped
 
 
@@ -65,55 +66,91 @@ def recover(
     region: Mapped, identity: DumpIdentity, sink: PageSink, progress: Callable[[int, int], None] | None = None
 ) -> Findings:
     """Read every slot once and hand what proves true to the sink. Never raises for what the region holds."""
-    scan = _Scan(region, identity, sink)
-    slots = scan.slots_to_read()
+    header = newest_header(region, identity)
+    assembly = _Assembly(sink, header)
+    slots = _slots_to_read(region, header)
     for slot in range(slots):
-        scan.take_slot(slot)
+        _take_slot(region, identity, slot, assembly)
         if progress is not None:
             progress(slot + 1, slots)
-    return scan.findings()
+    return assembly.findings()
 
 
-class _Scan:
-    def __init__(self, region: Mapped, identity: DumpIdentity, sink: PageSink) -> None:
-        self._region = region
-        self._identity = identity
+def recover_scattered(
+    disk: BlockDevice,
+    identity: DumpIdentity,
+    frames: Sequence[Frame],
+    sink: PageSink,
+    progress: Callable[[int, int], None],
+) -> Findings:
+    """The same from frames that were found one by one, each at the places that it names itself."""
+    assembly = _Assembly(sink, header=None)
+    for number, found in enumerate(frames, start=1):
+        buffer = assembly.buffer[: sum(place.length_bytes for place in found.places)]
+        position = 0
+        is_read = True
+        for physical_bytes, length_bytes in found.places:
+            is_read = is_read and _read(disk, physical_bytes, buffer[position : position + length_bytes])
+            position += length_bytes
+        frame = decode_header(buffer[:BLOCK_SIZE_BYTES], identity) if is_read else None
+        if frame is not None and payload_is_true(buffer, frame):
+            assembly.take(frame, buffer[BLOCK_SIZE_BYTES:])
+        else:
+            assembly.frames_damaged += 1
+        progress(number, len(frames))
+    return assembly.findings()
+
+
+def _slots_to_read(region: Mapped, header: DumpHeader | None) -> int:
+    """All slots; or, where a header of this dump says how many were planned, just those."""
+    slots = slot_count(region.size_bytes)
+    planned = header.frames_planned if header else 0
+    return min(slots, planned) if planned else slots
+
+
+def _take_slot(region: Mapped, identity: DumpIdentity, slot: int, assembly: _Assembly) -> None:
+    offset_bytes = slot_offset_bytes(slot)
+    head = assembly.buffer[:BLOCK_SIZE_BYTES]
+    if not _read(region, offset_bytes, head):
+        return
+    frame = decode_header(head, identity)
+    if frame is None or not is_in_place(frame, region.extents) or frame.header.sequence != slot:
+        return
+    payload = assembly.buffer[BLOCK_SIZE_BYTES : BLOCK_SIZE_BYTES + frame.header.payload_size_bytes]
+    if _read(region, offset_bytes + BLOCK_SIZE_BYTES, payload) and payload_is_true(assembly.buffer, frame):
+        assembly.take(frame, payload)
+    else:
+        assembly.frames_damaged += 1
+
+
+def _read(device: BlockDevice, offset_bytes: int, buffer: memoryview) -> bool:
+    """False where the disk cannot read it: what is there is lost, the rest is not."""
+    try:
+        device.read_into(offset_bytes, buffer)
+    except DeviceError:
+        return False
+    return True
+
+
+class _Assembly:
+    """Frames that proved true, becoming a dump."""
+
+    def __init__(self, sink: PageSink, header: DumpHeader | None) -> None:
+        self.buffer = memoryview(bytearray(SLOT_SIZE_BYTES))
+        self.frames_damaged = 0
         self._sink = sink
-        self._buffer = memoryview(bytearray(SLOT_SIZE_BYTES))
+        self._header = header
         self._present = PageSet()
         self._metadata: Metadata | None = None
         self._pages_total = 0
-        self._frames_damaged = 0
-        self._header = newest_header(region, identity)
 
-    def slots_to_read(self) -> int:
-        """All slots; or, where a header of this dump says how many were planned, just those."""
-        slots = slot_count(self._region.size_bytes)
-        planned = self._header.frames_planned if self._header else 0
-        return min(slots, planned) if planned else slots
-
-    def take_slot(self, slot: int) -> None:
-        offset_bytes = slot_offset_bytes(slot)
-        head = self._buffer[:BLOCK_SIZE_BYTES]
-        if not self._read(offset_bytes, head):
-            return
-        frame = decode_header(head, self._identity)
-        if frame is None or not is_in_place(frame, self._region.extents) or frame.header.sequence != slot:
-            return
-        end_bytes = BLOCK_SIZE_BYTES + frame.header.payload_size_bytes
-        payload = self._buffer[BLOCK_SIZE_BYTES:end_bytes]
-        if self._read(offset_bytes + BLOCK_SIZE_BYTES, payload) and payload_is_true(self._buffer, frame):
-            self._take_frame(frame, payload)
-        else:
-            self._frames_damaged += 1
-
-    def _take_frame(self, frame: Frame, payload: memoryview) -> None:
+    def take(self, frame: Frame, payload: memoryview) -> None:
         self._pages_total = frame.header.pages_total
         if frame.header.kind == FrameKind.META:
             try:
                 self._metadata = decode_metadata(bytes(payload))
             except FormatError:
-                self._frames_damaged += 1  # digested, yet wrong: the writer's memory was broken
+                self.frames_damaged += 1  # digested, yet wrong: the writer's memory was broken
             return
         for run in frame.runs:
             length_bytes = 0 if frame.header.kind == FrameKind.ZEROS else run.page_count * PAGE_SIZE_BYTES
@@ -134,28 +171,20 @@ class _Scan:
         missing = tuple(self._present.missing_from(expected))
         total = page_count(expected)
         verdict, reason = self._judge(page_count(present), total)
-        return Findings(verdict, reason, self._header, self._metadata, total, present, missing, self._frames_damaged)
+        return Findings(verdict, reason, self._header, self._metadata, total, present, missing, self.frames_damaged)
 
     def _judge(self, present: int, total: int) -> tuple[Verdict, Reason]:
         if self._metadata is not None and 0 < present == total:
             return Verdict.COMPLETE, Reason.WHOLE
         if not present:
             begun = self._header is not None and self._header.frames_planned
-            damaged = self._frames_damaged or self._metadata is not None
+            damaged = self.frames_damaged or self._metadata is not None
             return Verdict.NONE, Reason.NO_PAGES if begun or damaged else Reason.NO_DUMP
-        if self._frames_damaged:
+        if self.frames_damaged:
             return Verdict.PARTIAL, Reason.FRAMES_LOST
         if self._header and self._header.pages_planned < total and present == self._header.pages_planned:
             return Verdict.PARTIAL, Reason.REGION_TOO_SMALL
         return Verdict.PARTIAL, Reason.CUT
-
-    def _read(self, offset_bytes: int, buffer: memoryview) -> bool:
-        """False where the disk cannot read it: what is there is lost, the rest is not."""
-        try:
-            self._region.read_into(offset_bytes, buffer)
-        except DeviceError:
-            return False
-        return True
 
 
 def newest_header(region: Mapped, identity: DumpIdentity) -> DumpHeader | None:

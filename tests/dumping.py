@@ -86,10 +86,10 @@ class DumpBench:
         self.metadata = encode_metadata(Metadata(b"", (MemoryRangeRecord(0, pages * 4096),), "test"))
         dump.arm_region(Mapped(self.disk, self.extents), self.identity, self.extents, 5)
 
-    def write(self, around: Callable[[BlockDevice], BlockDevice] = lambda device: device) -> Progress:
+    def job(self, around: Callable[[BlockDevice], BlockDevice] = lambda device: device) -> DumpJob:
+        """A dump to be written, to the disk with something around it."""
         guarded = WriteGuard(around(self.disk), list(self.extents.runs(0, self.extents.size_bytes)))
-        progress = Progress()
-        job = DumpJob(
+        return DumpJob(
             plan=plan_dump(self.parts, self.extents.size_bytes),
             identity=self.identity,
             extents=self.extents,
@@ -99,6 +99,10 @@ class DumpBench:
             cause=CAUSE,
             armed_time_ns=5,
         )
+
+    def write(self, around: Callable[[BlockDevice], BlockDevice] = lambda device: device) -> Progress:
+        """Write the dump step by step in this thread."""
+        job, progress = self.job(around), Progress()
         dump.begin(job, progress)
         buffer = memoryview(bytearray(REQUEST_BUFFER_SIZE_BYTES))
         for request in job.plan.requests():

@@ -319,3 +319,24 @@ def test_the_standby_holds_the_lock_until_the_dump_is_written(machine: Machine) 
     output, complaint = next_mount.communicate(timeout=60)
     assert next_mount.returncode == 0, complaint
     assert b"COMPLETE" in output
+
+
+@pytest.mark.parametrize("lost", ["boot record", "extent table"])
+def test_a_dump_is_carved_where_the_boot_area_is_lost(machine: Machine, lost: str) -> None:
+    machine.create(recipe='size = "128MiB"\nmemory = "16MiB"\n[region]\nextents = 40\n')
+    machine.mount()
+    machine.crash("--bugcheck", "1")
+    machine.mount()
+    machine.crash("--bugcheck", "2")
+    whole = machine.facts("verify", machine.image)
+    area = machine.image.stat().st_size - (4 << 20)
+    with machine.image.open("r+b") as file:
+        for offset in (0, 4096) if lost == "boot record" else (64 << 10, 1 << 20):
+            file.seek(area + offset + 64)
+            file.write(os.urandom(64))
+    report = machine.facts("recover", machine.image, "--output", "out")
+    assert report["verdict"] == "COMPLETE"
+    assert "damaged" in report["carved"]
+    assert report["generation"] == whole["generation"] == 2
+    assert report["pages_present"] == whole["pages_present"]
+    assert ElfCoreFile((machine.directory / "out" / "1" / "vmcore").read_bytes()).loads

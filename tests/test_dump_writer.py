@@ -1,0 +1,99 @@
+"""The trio writer: the same dump as step by step, whatever the threads do, and an end even where the disk has none."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from dumpwriter.dump import Progress
+from dumpwriter.recovery import recover
+from dumpwriter.verdict import Verdict
+from dumpwriter.writer import STALL_SECONDS, WriterThreads, write_dump
+from tests.dumping import DumpBench, Pages
+from vdisk.blockdevice import BlockDevice, Layer
+from vdisk.errors import DeviceError
+from vdisk.layers.mapped import Mapped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio.testing import MockClock
+
+
+@pytest.fixture
+def threads() -> Iterator[WriterThreads]:
+    made = WriterThreads(4)
+    yield made
+    made.close()
+
+
+async def test_threads_write_the_dump_that_one_thread_writes(threads: WriterThreads) -> None:
+    by_threads, one_by_one = DumpBench(3000, pieces=9), DumpBench(3000, pieces=9)
+    progress, reports = Progress(), []
+    await write_dump(by_threads.job(), threads, progress, lambda: reports.append(progress.pages_written), lambda: 9)
+    one_by_one.write()
+    assert progress.is_committed
+    assert by_threads.disk.content == one_by_one.disk.content
+    assert reports[-1] == 3000
+
+
+async def test_threads_can_write_one_dump_after_another(threads: WriterThreads) -> None:
+    for pages in (10, 500, 64):
+        progress = Progress()
+        await write_dump(DumpBench(pages).job(), threads, progress, lambda: None, lambda: 9)
+        assert (progress.is_committed, progress.pages_written) == (True, pages)
+
+
+class Stuck(Layer):
+    """From the `writes`-th write on, a request does not come back until it is let go."""
+
+    def __init__(self, lower: BlockDevice, writes: int) -> None:
+        super().__init__(lower)
+        self.left = writes
+        self.let_go = threading.Event()
+
+    def write_from(self, offset_bytes: int, buffer: object) -> None:
+        self.left -= 1
+        if self.left < 0:
+            self.let_go.wait()
+            raise DeviceError("let go")
+        self.lower.write_from(offset_bytes, buffer)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("writes", [0, 1, 3, 8])
+async def test_a_disk_that_answers_no_more_ends_the_dump(
+    threads: WriterThreads, autojump_clock: MockClock, writes: int
+) -> None:
+    bench = DumpBench(3000, pieces=1)
+    stuck = Stuck(bench.disk, writes)
+    progress = Progress()
+    started = trio.current_time()
+    await write_dump(bench.job(lambda _: stuck), threads, progress, lambda: None, lambda: 9)
+    assert STALL_SECONDS <= trio.current_time() - started < 10 * STALL_SECONDS
+    assert not progress.is_committed
+    assert "completed nothing" in progress.failure
+    sink = Pages()
+    findings = recover(Mapped(bench.disk, bench.extents), bench.identity, sink)
+    assert findings.verdict in (Verdict.NONE, Verdict.PARTIAL)
+    assert all(content == bench.page(number) for number, content in sink.pages.items())
+    stuck.let_go.set()
+
+
+class NoFlush(Layer):
+    """A disk that cannot flush."""
+
+    def flush(self) -> None:
+        raise DeviceError("flush failed")
+
+    def write_through(self, offset_bytes: int, buffer: object) -> None:
+        raise DeviceError("flush failed")
+
+
+async def test_what_cannot_be_flushed_is_not_committed(threads: WriterThreads) -> None:
+    progress = Progress()
+    await write_dump(DumpBench(100).job(NoFlush), threads, progress, lambda: None, lambda: 9)
+    assert not progress.is_committed
+    assert progress.failure == "flush failed"
