@@ -79,8 +79,9 @@ class Committer:
         self._volume.trim()
 
     def reserve(self, blocks: int) -> None:
-        """Have as many free blocks at hand, where a commit can bring them. For the start of an operation."""
-        if self._volume.available_blocks < blocks <= self._volume.free_blocks:
+        """Have as many free blocks at hand as a commit can bring. For the start of an operation."""
+        available = self._volume.available_blocks
+        if available < blocks and available < self._volume.free_blocks:
             self.commit()
             self.checkpoint()
 

@@ -48,7 +48,7 @@ class Directory:
         self._count = ffi.new("uint32_t *")
         self._data = ffi.new("unsigned char **")
         self._blocks = files.block_list(ino)
-        self._roomy = list(range(len(self._blocks)))  # blocks that may have room for one more name
+        self._roomy = dict.fromkeys(range(len(self._blocks)))  # blocks that may have room; the last is tried first
         for index in range(len(self._blocks)):
             for name, inode, _, _, _ in self.scan(index):
                 self.names[name] = Entry(inode, index)
@@ -86,12 +86,12 @@ class Directory:
         self._flatten()
         code = _CODE_OF_FORMAT.get(mode >> 12, 0)
         while True:
-            index = self._roomy[-1] if self._roomy else self._extend()
+            index = next(reversed(self._roomy)) if self._roomy else self._extend()
             block = self._blocks[index]
             result = lib.directory_add(self._volume.handle, self.ino, block, name, len(name), ino, code)
             if result != lib.EXT2_ET_DIR_NO_SPACE:
                 break
-            self._roomy.pop()
+            del self._roomy[index]
         self._volume.check(result)
         self.names[name] = Entry(ino, index)
         self._changed()
@@ -102,8 +102,7 @@ class Directory:
         block = self._blocks[index]
         self._volume.check(lib.directory_drop(self._volume.handle, self.ino, block, name, len(name)))
         del self.names[name]
-        if index not in self._roomy[-4:]:
-            self._roomy.append(index)
+        self._roomy[index] = None
         self._changed()
 
     def point(self, name: bytes, ino: int, mode: int) -> None:
@@ -120,7 +119,7 @@ class Directory:
         block = self._files.append_block(self.ino, index)
         self._volume.check(lib.directory_blank(self._volume.handle, self.ino, block, 0))
         self._blocks.append(block)
-        self._roomy.append(index)
+        self._roomy[index] = None
         inode = self._volume.inode(self.ino)
         set_size(inode, len(self._blocks) * BLOCK_BYTES)
         self._volume.store(self.ino)

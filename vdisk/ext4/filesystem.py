@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from vdisk.errors import FilesystemError
@@ -202,10 +203,10 @@ class Ext4Filesystem:
         self._inodes.acquire(ino)
 
     def release(self, ino: int) -> None:
-        if not self._inodes.ends_with_release(ino) or self._committer.is_aborted:
-            self._inodes.release(ino)
+        """Let one hold go. After `close`, `abandon` or a failed commit there is nothing left to do."""
+        if self._committer.is_aborted:
             return
-        with self._committer:
+        with self._committer if self._inodes.ends_with_release(ino) else nullcontext():
             self._inodes.release(ino)
 
     def pin(self, ino: int) -> None:
