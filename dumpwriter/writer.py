@@ -7,6 +7,7 @@ that answers nothing for `STALL_SECONDS` ends the dump where it is, with what wa
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from typing import TYPE_CHECKING
@@ -56,12 +57,13 @@ class WriterThreads:
                 finished.set()
 
         def guarded(buffer: memoryview) -> None:
+            outcome: BaseException | None = None
             try:
                 body(buffer)
             except BaseException as failure:
-                token.run_sync_soon(one_is_through, failure)
-            else:
-                token.run_sync_soon(one_is_through, None)
+                outcome = failure
+            with contextlib.suppress(trio.RunFinishedError):  # nobody waits any more: the disk stalled for too long
+                token.run_sync_soon(one_is_through, outcome)
 
         for _ in range(self.count):
             self._bodies.put(guarded)
