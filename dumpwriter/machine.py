@@ -165,27 +165,24 @@ class Machine:
             return
         try:
             region = Mapped(self._live.device, self._area.read_extents(self._record))
-        except FormatError as damage:
-            raise RecoveryError(
-                f"{damage}: take the dump out with ghostdump recover {self.request.image} --output DIR, "
-                f"or give it up with ghostdump mount --discard-dump"
-            ) from None
-        try:
             source = RegionSource(region, identity_of(self._record))
             extraction = extract(source, DiskStore(self._filesystem), self._show_step)
+        except (FormatError, RecoveryError) as refusal:
+            raise self._kept_in_region(str(refusal)) from None
         except OSError as error:
-            raise RecoveryError(f"cannot write the dump's copy: {error.strerror or error}") from None
-        except RecoveryError as refusal:
-            raise RecoveryError(
-                f"{refusal}; take it out with ghostdump recover {self.request.image} --output DIR, "
-                f"or give it up with ghostdump mount --discard-dump"
-            ) from None
+            raise self._kept_in_region(f"cannot write the dump's copy: {error.strerror or error}") from None
         self._filesystem.commit()
         report = extraction.report
         if extraction.findings.verdict != Verdict.NONE:
             self._record = self._area.write(self._record._replace(region_state=RegionState.TAKEN))
         self._publish(last_recovery={key: value for key, value in report.items() if key != "missing"})
         self.log(f"recovery: {report['verdict']} {report['reason']} {report['path'] or ''}".rstrip())
+
+    def _kept_in_region(self, why: str) -> RecoveryError:
+        return RecoveryError(
+            f"{why}; take the dump out with ghostdump recover {self.request.image} --output DIR, "
+            f"or give it up with ghostdump mount --discard-dump"
+        )
 
     # Arming
 

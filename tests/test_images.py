@@ -86,6 +86,20 @@ def test_the_full_disk_has_no_block_left_for_data(machine: Machine) -> None:
     machine.unmount()
 
 
+def test_a_dump_on_the_full_disk_stays_until_it_is_taken_out(machine: Machine) -> None:
+    machine.run("create", machine.image, "--recipe", BY_NAME["full"])
+    machine.mount()
+    machine.crash()
+    told = machine.mount().stdout
+    assert "NOT armed" in told
+    assert f"ghostdump recover {machine.image} --output DIR" in told and "mount --discard-dump" in told
+    machine.unmount()
+    report = machine.facts("recover", machine.image, "--output", machine.directory / "out")
+    assert report["verdict"] == "COMPLETE"
+    assert "NOT armed" not in machine.mount().stdout
+    machine.unmount()
+
+
 def test_half_full_is_half_full(tmp_path: Path) -> None:
     empty, half = tmp_path / "empty", tmp_path / "half"
     create_disk(str(empty), SMALL)
