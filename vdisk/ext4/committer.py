@@ -42,10 +42,10 @@ class Committer:
         self._committed_changes = volume.changes
         self._dirty_since: float | None = None
         self.data_written = False
-        self.is_aborted = False
+        self.has_ended = False
 
     def __enter__(self) -> None:
-        if self.is_aborted:
+        if self.has_ended:
             raise OSError(errno.EROFS, "the filesystem was shut down by an earlier error")
         if lib.cache_changed(self._volume.handle) >= self._threshold_blocks:
             self.commit()
@@ -57,7 +57,7 @@ class Committer:
         if self._volume.changes == self._changes:
             return
         if kind is not None:
-            self.is_aborted = True
+            self.has_ended = True
         if self._dirty_since is None:
             self._dirty_since = time.monotonic()
 
@@ -67,14 +67,16 @@ class Committer:
 
     @property
     def budget_blocks(self) -> int:
-        """So many changed blocks make a long operation commit a part of itself. With what the operation found and
-        the bitmaps still to come, they fit into the half of the journal that a commit finds free."""
+        """So many changed blocks make a long operation commit a part of itself.
+
+        With the bitmaps still to come, they fit into the half of the journal that a commit finds free.
+        """
         return self._threshold_blocks * 3 // 2
 
     def maintain(self) -> None:
         """Commit what has waited long enough, and keep the cache small."""
         since = self._dirty_since
-        if since is not None and not self.is_aborted and time.monotonic() - since >= COMMIT_AFTER_SECONDS:
+        if since is not None and not self.has_ended and time.monotonic() - since >= COMMIT_AFTER_SECONDS:
             self.commit()
         self._volume.trim()
 
@@ -103,9 +105,9 @@ class Committer:
         """Put every change into the journal. Raises `DeviceError`; nothing can be committed after that."""
         if not self.is_dirty:
             return
-        if self.is_aborted:
+        if self.has_ended:
             raise OSError(errno.EROFS, "the filesystem was shut down by an earlier error")
-        self.is_aborted = True  # until all of it has worked
+        self.has_ended = True  # until all of it has worked
         if not self._log.is_open:
             self._open_log()
         self._volume.superblock.s_wtime = int(time.time()) & 0xFFFFFFFF
@@ -116,7 +118,7 @@ class Committer:
         self._committed_changes = self._changes = self._volume.changes
         self._dirty_since = None
         self.data_written = False
-        self.is_aborted = False
+        self.has_ended = False
         if self._log.is_crowded:
             self.checkpoint()
         self._volume.trim()
@@ -126,21 +128,23 @@ class Committer:
         assert not self.is_dirty
         if not self._log.is_open:
             return
+        self.has_ended = True  # until all of it has worked
         for block, content in self._unwritten_runs():
             self._volume.device.write_from(block * BLOCK_BYTES, content)
         self._volume.device.flush()
         self._log.empty()
         lib.volume_checkpointed(self._volume.handle)
+        self.has_ended = False
 
     def close(self) -> None:
         """Commit, checkpoint, and say on the disk that there is nothing to replay."""
-        if self.is_aborted:
+        if self.has_ended:
             return
         self.sync()
-        self.is_aborted = True
+        self.checkpoint()
+        self.has_ended = True
         if not self._log.is_open:
             return
-        self.checkpoint()
         self._log.close()
         Superblock(self._volume.device).write_recover_flag(False)
 

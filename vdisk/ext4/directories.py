@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import stat
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from vdisk.ext4._libext2fs import ffi, lib
-from vdisk.ext4.inodes import FLAG_INDEX, now_ns, set_size, touch
+from vdisk.ext4.inodes import FLAG_INDEX, set_size, touch
 from vdisk.ext4.volume import BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from vdisk.ext4.volume import Volume
 
 NAME_MAX_BYTES = 255
-_ENTRIES_MAX = BLOCK_BYTES // 8  # of one block
+_ENTRY_HEADER_BYTES = 8
+_ENTRIES_MAX = BLOCK_BYTES // _ENTRY_HEADER_BYTES  # of one block
 _NAMES_KEPT_MAX = 500_000  # in all indexes together
 _FILE_TYPES = (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFLNK)
 _FORMAT_OF_CODE = tuple(kind >> 12 for kind in _FILE_TYPES)
@@ -36,45 +38,62 @@ class Entry(NamedTuple):
     block: int
 
 
-class Directory:
-    """One directory: `names` has every entry, the two dots too."""
+class ScannedEntry(NamedTuple):
+    """An entry as it stands in a block; `kind` is its file type as S_IF* >> 12, the offsets are within the block."""
 
-    def __init__(self, volume: Volume, files: Files, ino: int) -> None:
+    name: bytes
+    ino: int
+    kind: int
+    offset_bytes: int
+    next_offset_bytes: int
+
+
+class Scanner:
+    """Reads the entries of directory blocks."""
+
+    def __init__(self, volume: Volume) -> None:
         self._volume = volume
-        self._files = files
-        self.ino = ino
-        self.names: dict[bytes, Entry] = {}
         self._entries = ffi.new("directory_entry[]", _ENTRIES_MAX)
         self._count = ffi.new("uint32_t *")
         self._data = ffi.new("unsigned char **")
-        self._blocks = files.block_list(ino)
-        self._roomy = dict.fromkeys(range(len(self._blocks)))  # blocks that may have room; the last is tried first
-        for index in range(len(self._blocks)):
-            for name, inode, _, _, _ in self.scan(index):
-                self.names[name] = Entry(inode, index)
 
-    def scan(self, index: int) -> list[tuple[bytes, int, int, int, int]]:
-        """The entries of one block: (name, inode, file type as S_IF* >> 12, its offset, the offset of the next)."""
-        block = self._blocks[index]
-        scan = lib.directory_scan(self._volume.handle, self.ino, block, self._entries, self._count, self._data)
-        self._volume.check(scan)
+    def scan(self, directory: int, block: int) -> list[ScannedEntry]:
+        """Raises OSError EUCLEAN where the block is damaged."""
+        handle = self._volume.handle
+        self._volume.check(lib.directory_scan(handle, directory, block, self._entries, self._count, self._data))
         data = ffi.buffer(self._data[0], BLOCK_BYTES)
         found = []
         for entry in self._entries[0 : self._count[0]]:
-            start = entry.offset + 8
+            start = entry.offset + _ENTRY_HEADER_BYTES
             kind = _FORMAT_OF_CODE[entry.file_type] if entry.file_type < len(_FORMAT_OF_CODE) else 0
             name = data[start : start + entry.name_length]
-            found.append((name, entry.inode, kind, entry.offset, entry.next_offset))
+            found.append(ScannedEntry(name, entry.inode, kind, entry.offset, entry.next_offset))
         return found
+
+
+class Directory:
+    """One directory: `names` has every entry, the two dots too."""
+
+    def __init__(self, volume: Volume, files: Files, scanner: Scanner, ino: int) -> None:
+        self._volume = volume
+        self._files = files
+        self._scanner = scanner
+        self.ino = ino
+        self.names: dict[bytes, Entry] = {}
+        self._blocks = files.block_list(ino)
+        self._roomy = dict.fromkeys(range(len(self._blocks)))  # blocks that may have room; the last is tried first
+        for index, block in enumerate(self._blocks):
+            for entry in scanner.scan(ino, block):
+                self.names[entry.name] = Entry(entry.ino, index)
 
     def entries(self, start: int) -> Iterator[tuple[bytes, int, int, int]]:
         """As `Ext4Filesystem.entries`: a cookie is an offset in the directory, and entries do not move."""
         index = start // BLOCK_BYTES
         while 0 <= index < len(self._blocks):
             base = index * BLOCK_BYTES
-            for name, ino, kind, offset, end in self.scan(index):
-                if base + offset >= start:
-                    yield name, ino, kind, base + end
+            for entry in self._scanner.scan(self.ino, self._blocks[index]):
+                if base + entry.offset_bytes >= start:
+                    yield entry.name, entry.ino, entry.kind, base + entry.next_offset_bytes
             index += 1
 
     @property
@@ -136,7 +155,7 @@ class Directory:
 
     def _changed(self) -> None:
         inode = self._volume.inode(self.ino)
-        touch(inode, now_ns(), modified=True)
+        touch(inode, time.time_ns(), modified=True)
         self._volume.store(self.ino)
 
 
@@ -146,7 +165,9 @@ class Directories:
     def __init__(self, volume: Volume, files: Files) -> None:
         self._volume = volume
         self._files = files
+        self._scanner = Scanner(volume)
         self._kept: OrderedDict[int, Directory] = OrderedDict()
+        self._names_loaded = 0
 
     def get(self, ino: int) -> Directory:
         """Raises OSError ENOTDIR, EUCLEAN."""
@@ -159,7 +180,7 @@ class Directories:
             raise OSError(errno.ENOTDIR, "not a directory")
         if inode.i_links_count == 0:
             raise OSError(errno.ENOENT, "the directory was removed")
-        return self._keep(Directory(self._volume, self._files, ino))
+        return self._keep(Directory(self._volume, self._files, self._scanner, ino))
 
     def make(self, ino: int, parent: int) -> None:
         """Give a new directory inode its first block, with the two dots."""
@@ -173,12 +194,19 @@ class Directories:
         self._kept.pop(ino, None)
 
     def _keep(self, directory: Directory) -> Directory:
-        total = sum(len(kept.names) for kept in self._kept.values()) + len(directory.names)
-        while self._kept and total > _NAMES_KEPT_MAX:
-            _, dropped = self._kept.popitem(last=False)
-            total -= len(dropped.names)
+        self._names_loaded += len(directory.names)
+        if self._names_loaded > _NAMES_KEPT_MAX:
+            self._drop_some()
         self._kept[directory.ino] = directory
         return directory
+
+    def _drop_some(self) -> None:
+        """Keep half of what may be kept."""
+        names = sum(len(directory.names) for directory in self._kept.values())
+        while self._kept and names > _NAMES_KEPT_MAX // 2:
+            _, dropped = self._kept.popitem(last=False)
+            names -= len(dropped.names)
+        self._names_loaded = names
 
 
 def check_name(name: bytes) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import stat
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 from vdisk.errors import DeviceError
 from vdisk.ext4._libext2fs import ffi, lib
-from vdisk.ext4.inodes import FLAG_EXTENTS, now_ns, set_size, size_of, touch
+from vdisk.ext4.inodes import FLAG_EXTENTS, set_size, size_of, touch
 from vdisk.ext4.placement import choose_runs
 from vdisk.ext4.volume import BLOCK_BYTES
 
@@ -35,13 +36,13 @@ def blocks_for(size_bytes: int) -> int:
     return -(-size_bytes // BLOCK_BYTES)
 
 
-class Run:
+class MappedRun(NamedTuple):
     """A piece of a file in blocks; `physical` is 0 for a hole."""
 
-    __slots__ = ("length", "logical", "physical", "unwritten")
-
-    def __init__(self, logical: int, physical: int, length: int, unwritten: bool) -> None:
-        self.logical, self.physical, self.length, self.unwritten = logical, physical, length, unwritten
+    logical: int
+    physical: int
+    length: int
+    unwritten: bool
 
     @property
     def has_data(self) -> bool:
@@ -58,12 +59,12 @@ class Files:
         self._inodes = inodes
         self._run = ffi.new("block_run *")
 
-    def run_at(self, ino: int, block: int, blocks_max: int) -> Run:
+    def run_at(self, ino: int, block: int, blocks_max: int) -> MappedRun:
         run = self._run
         self._volume.check(lib.map_find(self._volume.handle, ino, block, run))
-        return Run(block, run.physical, min(run.length, blocks_max), bool(run.unwritten))
+        return MappedRun(block, run.physical, min(run.length, blocks_max), bool(run.unwritten))
 
-    def runs(self, ino: int, first: int, end: int) -> Iterator[Run]:
+    def runs(self, ino: int, first: int, end: int) -> Iterator[MappedRun]:
         """What is at the blocks from `first` to `end`, in order, holes included."""
         while first < end:
             run = self.run_at(ino, first, end - first)
@@ -166,7 +167,7 @@ class Files:
         inode = self._volume.inode(ino)
         if size_bytes != size_of(inode):
             set_size(inode, size_bytes)
-        touch(inode, now_ns(), modified=True)
+        touch(inode, time.time_ns(), modified=True)
         self._volume.store(ino)
 
     def _map(self, ino: int, logical: int, physical: int, length: int) -> None:
@@ -227,7 +228,7 @@ class Files:
                 break
         return done
 
-    def _store_run(self, ino: int, run: Run, content: memoryview) -> int:
+    def _store_run(self, ino: int, run: MappedRun, content: memoryview) -> int:
         if not run.physical:
             return self._fill_hole(ino, run, content)
         self._write_device(run.physical, content[: run.length * BLOCK_BYTES])
@@ -235,7 +236,7 @@ class Files:
             self._volume.check(lib.map_convert(self._volume.handle, ino, run.logical, run.physical, run.length))
         return run.length
 
-    def _fill_hole(self, ino: int, run: Run, content: memoryview) -> int:
+    def _fill_hole(self, ino: int, run: MappedRun, content: memoryview) -> int:
         """Write to free blocks, then map them: as many as lie together."""
         spare = self._volume.available_blocks - DATA_RESERVE_BLOCKS
         if spare <= 0:

@@ -84,14 +84,14 @@ class Ext4Filesystem:
 
     def close(self) -> None:
         """Commit, and leave the disk clean. Unlinked files that are still held end here."""
-        if not self._committer.is_aborted:
+        if not self._committer.has_ended:
             with self._committer:
                 self._inodes.end_orphans()
         self._committer.close()
 
     def abandon(self) -> None:
         """Drop everything in memory without writing, as a crash would."""
-        self._committer.is_aborted = True
+        self._committer.has_ended = True
 
     def commit(self) -> None:
         """Make all that was done so far durable."""
@@ -204,7 +204,7 @@ class Ext4Filesystem:
 
     def release(self, ino: int) -> None:
         """Let one hold go. After `close`, `abandon` or a failed commit there is nothing left to do."""
-        if self._committer.is_aborted:
+        if self._committer.has_ended:
             return
         with self._committer if self._inodes.ends_with_release(ino) else nullcontext():
             self._inodes.release(ino)

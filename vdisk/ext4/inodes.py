@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vdisk.errors import FilesystemError
 from vdisk.ext4._libext2fs import ffi, lib
+from vdisk.ext4.orphans import OrphanList
 
 if TYPE_CHECKING:
     from vdisk.ext4._libext2fs import InodePointer
@@ -50,10 +51,6 @@ class Attributes(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     generation: int
-
-
-def now_ns() -> int:
-    return time.time_ns()
 
 
 def _decode_time(seconds: int, extra: int) -> int:
@@ -111,7 +108,7 @@ class Inodes:
         self._volume = volume
         self._committer = committer
         self._held: dict[int, int] = {}
-        self._orphans: list[int] = []  # the on-disk list from its end to its head
+        self._orphans = OrphanList(volume)
         self._pinned: set[int] = set()
         self._new_ino = ffi.new("uint32_t *")
         self._finished = ffi.new("int *")
@@ -165,7 +162,7 @@ class Inodes:
         if mode is not None:
             inode.i_mode = stat.S_IFMT(inode.i_mode) | stat.S_IMODE(mode)
         self.set_owner(inode, uid, gid)
-        touch(inode, now_ns() if ctime_ns is None else ctime_ns, modified=False)
+        touch(inode, time.time_ns() if ctime_ns is None else ctime_ns, modified=False)
         if atime_ns is not None:
             inode.i_atime, inode.i_atime_extra = _encode_time(atime_ns)
         if mtime_ns is not None:
@@ -179,7 +176,7 @@ class Inodes:
         inode = self._volume.inode(ino)
         inode.i_links_count = 1
         self.set_owner(inode, uid, gid)
-        touch(inode, now_ns(), modified=True)
+        touch(inode, time.time_ns(), modified=True)
         inode.i_atime, inode.i_atime_extra = inode.i_ctime, inode.i_ctime_extra
         inode.i_crtime, inode.i_crtime_extra = inode.i_ctime, inode.i_ctime_extra
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
@@ -194,16 +191,14 @@ class Inodes:
         """Change the number of links; the last one gone, the inode dies unless it is held."""
         inode = self._volume.inode(ino)
         inode.i_links_count += count
-        touch(inode, now_ns(), modified=False)
+        touch(inode, time.time_ns(), modified=False)
         self._volume.store(ino)
         if inode.i_links_count == 0:
             self.bury(ino)
 
     def bury(self, ino: int) -> None:
         """No name leads to the inode any more: it ends now, or when it is released."""
-        self._orphans.append(ino)
-        self._link_orphan(ino, self._volume.superblock.s_last_orphan)
-        self._volume.superblock.s_last_orphan = ino
+        self._orphans.add(ino)
         if ino not in self._held:
             self._end(ino)
 
@@ -226,7 +221,7 @@ class Inodes:
     def end_orphans(self) -> None:
         """At unmount nothing holds an inode any more."""
         self._held.clear()
-        for ino in list(reversed(self._orphans)):
+        for ino in list(reversed(self._orphans.inos)):
             self._end(ino)
 
     def pin(self, ino: int) -> None:
@@ -245,53 +240,35 @@ class Inodes:
             raise OSError(errno.EPERM, "the file may not be changed")
 
     def cut(self, ino: int, first_block: int) -> None:
-        """Free the blocks from `first_block` on. What is too much for one commit is done in several, with the inode on
-        the orphan list meanwhile, so that e2fsck completes it after a power cut: i_size has to be set before."""
+        """Free the blocks from `first_block` on; i_size has to be set before.
+
+        What is too much for one commit is done in several, with the inode on the orphan list meanwhile.
+        """
         if self._cut_some(ino, first_block):
             return
         stays = self._volume.inode(ino).i_links_count > 0
         if stays:
-            self._orphans.append(ino)
-            self._link_orphan(ino, self._volume.superblock.s_last_orphan)
-            self._volume.superblock.s_last_orphan = ino
+            self._orphans.add(ino)
         self._committer.commit()
         while not self._cut_some(ino, first_block):
             self._committer.commit()
         if stays:
-            self._remove_orphan(ino)
+            self._orphans.remove(ino)
 
     def _cut_some(self, ino: int, first_block: int) -> bool:
         budget = self._committer.budget_blocks
         self._volume.check(lib.map_cut(self._volume.handle, ino, first_block, budget, self._finished))
         return bool(self._finished[0])
 
-    def _has_blocks(self, inode: InodePointer) -> bool:
-        return stat.S_ISREG(inode.i_mode) or stat.S_ISDIR(inode.i_mode) or bool(inode.i_flags & FLAG_EXTENTS)
-
     def _end(self, ino: int) -> None:
         inode = self._volume.inode(ino)
         is_directory = stat.S_ISDIR(inode.i_mode)
-        if self._has_blocks(inode):
+        if inode.i_flags & FLAG_EXTENTS:
             set_size(inode, 0)
             self._volume.store(ino)
             self.cut(ino, 0)
         self._volume.check(lib.xattr_release(self._volume.handle, ino))
-        self._remove_orphan(ino)
+        self._orphans.remove(ino)
         inode = self._volume.inode(ino)
         inode.i_dtime = int(time.time()) & 0xFFFFFFFF
         self._volume.check(lib.inode_release(self._volume.handle, ino, is_directory))
-
-    def _link_orphan(self, ino: int, following: int) -> None:
-        """The list is chained through i_dtime, from s_last_orphan on."""
-        self._volume.inode(ino).i_dtime = following
-        self._volume.store(ino)
-
-    def _remove_orphan(self, ino: int) -> None:
-        place = self._orphans.index(ino)
-        following = self._volume.inode(ino).i_dtime
-        if place == len(self._orphans) - 1:
-            self._volume.superblock.s_last_orphan = following
-        else:
-            self._link_orphan(self._orphans[place + 1], following)
-        del self._orphans[place]
-        self._link_orphan(ino, 0)

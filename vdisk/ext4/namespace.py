@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 import stat
+import time
 from typing import TYPE_CHECKING
 
 from vdisk.ext4._libext2fs import ffi, lib
 from vdisk.ext4.directories import NAME_MAX_BYTES, Directory, check_name
-from vdisk.ext4.inodes import FAST_SYMLINK_BYTES, LINKS_MAX, now_ns, set_size, size_of, touch
+from vdisk.ext4.inodes import FAST_SYMLINK_BYTES, LINKS_MAX, set_size, size_of, touch
 from vdisk.ext4.superblock import RO_COMPAT_DIR_NLINK
 from vdisk.ext4.volume import BLOCK_BYTES
 
@@ -191,7 +192,7 @@ class Namespace:
         if inode.i_links_count != 1:
             links = inode.i_links_count + change
             inode.i_links_count = links if links < LINKS_MAX else 1
-        touch(inode, now_ns(), modified=True)
+        touch(inode, time.time_ns(), modified=True)
         self._volume.store(parent)
 
     def _drop_directory(self, ino: int, parent: int) -> None:
@@ -259,5 +260,5 @@ class Namespace:
             self._count_subdirectory(parent, -1)
             self._count_subdirectory(new_parent, 1)
         inode = self._volume.inode(ino)
-        touch(inode, now_ns(), modified=False)
+        touch(inode, time.time_ns(), modified=False)
         self._volume.store(ino)
