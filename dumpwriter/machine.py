@@ -1,0 +1,354 @@
+"""The machine: the one place that puts disk, filesystem, mount, memory, arming and recovery together.
+
+    power on    lock the image, load the live drivers, read the boot record
+    boot        replay the journal where it is needed, open the filesystem, take a dump out of the region, arm
+    run         serve the mount; look after filesystem and standby
+    bugcheck    leave log and registers in memory, wake the standby, stand still
+    power off   unmount, close the filesystem, dismiss the standby, write that it was clean
+
+The boot record says at every moment how far the machine is, so the next boot knows where this one ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import trio
+
+from dumpwriter import arming, runtime, status
+from dumpwriter.diskstore import DiskStore
+from dumpwriter.extraction import RegionSource, extract
+from dumpwriter.formats.region import CauseKind
+from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
+from dumpwriter.memory.image import ImageMemory
+from dumpwriter.memory.simulated import SimulatedMemory
+from dumpwriter.offline import identity_of, reason_for_none
+from dumpwriter.plan import region_size_bytes
+from dumpwriter.regionfile import REGION_PATH, prepare_region
+from dumpwriter.report import describe_nothing
+from dumpwriter.trigger import parse_trigger
+from dumpwriter.verdict import Reason, Verdict
+from vdisk import stack
+from vdisk.bootarea import BootArea, BootStage, RegionState
+from vdisk.controller import Controller, create_registers
+from vdisk.errors import (
+    ArmingError,
+    BootInterruptedError,
+    FilesystemError,
+    FormatError,
+    ImageError,
+    RecoveryError,
+)
+from vdisk.ext4.filesystem import Ext4Filesystem, needs_check
+from vdisk.ext4.mkfs import check_filesystem
+from vdisk.imagefile import ImageFile, open_locked
+from vdisk.layers.mapped import Mapped
+from vdisk.mount.attach import check_mountpoint
+from vdisk.mount.control import ControlFile
+from vdisk.mount.export import exported
+from vdisk.mount.operations import Operations
+from vdisk.mount.session import serve
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Callable
+
+    from dumpwriter.arming import Standby
+    from dumpwriter.memory.source import MemorySource
+    from vdisk.extent import ExtentMap
+
+LOG_LINES_MAX = 4096
+MAINTENANCE_SECONDS = 1.0
+REARM_ATTEMPTS = 3
+FILESYSTEM_BUGCHECK = 0x24
+
+
+class MountRequest(NamedTuple):
+    """What a user asked for; paths are absolute."""
+
+    image: str
+    mountpoint: str
+    memory_image: str | None = None
+    allow_other: bool = False
+    discard_dump: bool = False
+
+
+class Machine:
+    """One run of a machine, from power on to power off. It owns every resource through `_stack`."""
+
+    def __init__(self, request: MountRequest, resources: contextlib.ExitStack) -> None:
+        check_mountpoint(request.mountpoint)
+        self.request = request
+        self._resources = resources
+        self._stop = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+        self._is_power_pressed = False
+        self._lines: deque[str] = deque(maxlen=LOG_LINES_MAX)
+        self._source: MemorySource | None = None
+        self._standby: Standby | None = None
+        self._is_region_ours = False  # a dump that could not be taken out outlives a clean shutdown
+        self._facts: dict[str, Any] = {"image": request.image, "mountpoint": request.mountpoint}
+        self._power_on()
+
+    # Power on
+
+    def _power_on(self) -> None:
+        lock = open_locked(self.request.image)
+        self._resources.callback(os.close, lock)
+        self._image = ImageFile(lock)
+        self._registers = create_registers()
+        self._resources.callback(os.close, self._registers)
+        self._live = stack.load_live(Controller(self._registers, self._image))
+        self._area = BootArea(self._live.device)
+        self._record = self._area.read()
+        self._runtime = runtime.create(self.request.mountpoint)
+        self._resources.callback(self._runtime.close)
+        self._publish(drivers=[module._asdict() for module in self._live.modules])
+        self._record = self._record._replace(boot_count=self._record.boot_count + 1)
+        self._reach(BootStage.DRIVERS)
+
+    def _load_memory(self) -> MemorySource:
+        if self.request.memory_image is None:
+            return SimulatedMemory(self._record.memory_size_bytes)
+        return ImageMemory(self.request.memory_image)
+
+    def _reach(self, stage: BootStage) -> None:
+        self._record = self._area.write(self._record._replace(boot_stage=stage))
+
+    # Boot
+
+    async def boot(self) -> None:
+        """Everything up to the mount. Raises `GhostdumpError` where there can be none."""
+        self._source = self._load_memory()
+        self._resources.callback(self._source.memory.close)
+        self._publish(machine=self._source.kind, memory_bytes=self._source.memory.size_bytes)
+        self.log(f"ghostdump: machine {self._source.kind}, {self._source.memory.size_bytes >> 20} MiB of memory")
+        await self._replay()
+        self._filesystem = Ext4Filesystem.open(self._live.device)
+        self._reach(BootStage.FILESYSTEM)
+        self.log("ext4: mounted")
+        try:
+            self._reach(BootStage.RECOVERY)
+            self._recover()
+            self._reach(BootStage.ARMING)
+            self._arm()
+        except (ArmingError, RecoveryError, ImageError) as refusal:
+            self._disarmed(str(refusal))
+        except BaseException:
+            self._filesystem.abandon()
+            raise
+        self._reach(BootStage.RUNNING)
+
+    async def _replay(self) -> None:
+        """Let e2fsck replay the journal through the driver stack, where the last run did not end cleanly."""
+        if not needs_check(self._live.device):
+            return
+        async with exported(self._live.device, self._failed) as path:
+            await trio.to_thread.run_sync(check_filesystem, path)
+        self.log("e2fsck: journal replayed, filesystem clean")
+
+    def _recover(self) -> None:
+        """Take the dump of the last run out of the region. Raises `RecoveryError` where it has to stay there."""
+        reason = reason_for_none(self._record)
+        if reason is not None:
+            self._publish(last_recovery=describe_nothing(reason))
+            return
+        if self.request.discard_dump:
+            self._record = self._area.write(self._record._replace(region_state=RegionState.DISCARDED))
+            self._publish(last_recovery=describe_nothing(Reason.DISCARDED))
+            self.log("recovery: the dump in the region was given up on request")
+            return
+        try:
+            region = Mapped(self._live.device, self._area.read_extents(self._record))
+            source = RegionSource(region, identity_of(self._record))
+            extraction = extract(source, DiskStore(self._filesystem), self._show_step)
+        except (FormatError, RecoveryError) as refusal:
+            raise self._kept_in_region(str(refusal)) from None
+        except OSError as error:
+            raise self._kept_in_region(f"cannot write the dump's copy: {error.strerror or error}") from None
+        self._filesystem.commit()
+        report = extraction.report
+        if extraction.findings.verdict != Verdict.NONE:
+            self._record = self._area.write(self._record._replace(region_state=RegionState.TAKEN))
+        self._publish(last_recovery={key: value for key, value in report.items() if key != "missing"})
+        self.log(f"recovery: {report['verdict']} {report['reason']} {report['path'] or ''}".rstrip())
+
+    def _kept_in_region(self, why: str) -> RecoveryError:
+        return RecoveryError(
+            f"{why}; take the dump out with ghostdump recover {self.request.image} --output DIR, "
+            f"or give it up with ghostdump mount --discard-dump"
+        )
+
+    # Arming
+
+    def _arm(self) -> None:
+        assert self._source is not None
+        extents = prepare_region(self._filesystem, region_size_bytes(self._source.memory.size_bytes))
+        self._record = arming.record_region(self._image, self._live.device, self._record, extents)
+        self._is_region_ours = True
+        self._extents = extents
+        self._control_block = arming.make_control_block(self._record, extents, self._source)
+        self._start_standby()
+
+    def _start_standby(self) -> None:
+        assert self._source is not None
+        self._standby = arming.start_standby(
+            self._control_block, self._source, self._registers, self._image, self._runtime
+        )
+        self._publish_armed(self._extents, self._standby)
+        self._runtime.state = MachineState.ARMED
+        self.log(f"dump: armed, {self._extents.size_bytes} bytes in {len(self._extents.extents)} extents")
+
+    def _publish_armed(self, extents: ExtentMap, standby: Standby) -> None:
+        self._publish(
+            drivers=[*(module._asdict() for module in self._live.modules), *standby.modules],
+            standby={"pid": standby.process.pid, "memory_locked": standby.is_locked},
+            region={
+                "path": REGION_PATH,
+                "size_bytes": extents.size_bytes,
+                "extents": status.describe_extents(extents),
+            },
+            reason=None,
+        )
+
+    def _disarmed(self, reason: str) -> None:
+        self._runtime.state = MachineState.DISARMED
+        self._publish(reason=reason)
+        self.log(f"dump: disarmed: {reason}")
+
+    # Run
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Serve the mount until it is unmounted or the power button is pressed."""
+        signal.signal(signal.SIGUSR2, lambda *_: self._bugcheck_on_request())
+        operations = Operations(self._filesystem, self._control_files(), on_open=self._opened, on_failure=self._failed)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._maintain_filesystem)
+            nursery.start_soon(self._keep_standby)
+            await serve(
+                operations,
+                self.request.mountpoint,
+                source=self.request.image,
+                stop=self._stop,
+                allow_other=self.request.allow_other,
+                on_ready=on_ready,
+            )
+            operations.forget_all()
+            nursery.cancel_scope.cancel()
+
+    def press_power_button(self) -> None:
+        """Safe in a signal handler."""
+        self._is_power_pressed = True
+        self._token.run_sync_soon(self._stop.set)
+
+    async def _maintain_filesystem(self) -> None:
+        while True:
+            await trio.sleep(MAINTENANCE_SECONDS)
+            try:
+                self._filesystem.maintain()
+            except FilesystemError as failure:
+                self.bugcheck(FILESYSTEM_BUGCHECK, (0, 0, 0, 0), f"the filesystem failed: {failure}")
+
+    async def _keep_standby(self) -> None:
+        """A standby that died is replaced: a machine that cannot dump must not say that it is armed."""
+        for _ in range(REARM_ATTEMPTS):
+            if self._standby is None:
+                return
+            with open(os.pidfd_open(self._standby.process.pid)) as pidfd:
+                await trio.lowlevel.wait_readable(pidfd)
+            self._standby.dismiss()
+            self._standby = None
+            self._disarmed("the standby died")
+            try:
+                self._start_standby()
+            except ArmingError as refusal:
+                self._disarmed(str(refusal))
+
+    def _control_files(self) -> list[ControlFile]:
+        return [
+            ControlFile("status", read=lambda: as_json(status.describe(self._runtime))),
+            ControlFile("drivers", read=lambda: as_json(self._facts["drivers"])),
+            ControlFile("extents", read=lambda: as_json(self._facts.get("region", {}).get("extents", []))),
+            ControlFile("log", read=lambda: "".join(line + "\n" for line in self._lines).encode()),
+            ControlFile("trigger", write=self._triggered),
+        ]
+
+    def _triggered(self, content: bytes) -> None:
+        self.bugcheck(*parse_trigger(content.decode(errors="replace")))
+
+    def _opened(self, path: bytes, ino: int) -> None:
+        self.log(f"open {os.fsdecode(path)} (inode {ino})")
+
+    def _failed(self, handler: str, failure: Exception) -> None:
+        self.log(f"mount: {handler}: {failure!r}")
+
+    # Bugcheck
+
+    def bugcheck(self, code: int, parameters: tuple[int, int, int, int], text: str) -> NoReturn:
+        """The machine stops here. With a standby it stands still until it is killed; without one it ends itself."""
+        if self._source is not None:
+            self._source.bugcheck(code, parameters, text)
+        self._runtime.set_cause(CauseKind.BUGCHECK, code, parameters, text)
+        self._runtime.state = MachineState.CRASHED
+        if self._standby is not None:
+            os.eventfd_write(self._standby.wake, 1)
+            self._standby.process.wait()  # it ends this process before itself, unless it is dead already
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("a process that killed itself went on")
+
+    def _bugcheck_on_request(self) -> NoReturn:
+        found = self._runtime
+        self.bugcheck(found[Register.BUGCHECK_CODE], found.parameters(), found.text(CAUSE_TEXT))
+
+    # Power off
+
+    def power_off(self) -> None:
+        """A clean shutdown: what is in memory goes to the disk, and the boot record says so last."""
+        self._runtime.state = MachineState.STOPPING
+        self._filesystem.close()
+        self.dismiss_standby()
+        if self._is_region_ours:
+            self._record = self._record._replace(region_state=RegionState.CLEAN)
+        self._reach(BootStage.OFF)
+        self._runtime.state = MachineState.OFF
+        self._runtime.remove()
+
+    def dismiss_standby(self) -> None:
+        if self._standby is not None:
+            self._standby.dismiss()
+            self._standby = None
+
+    def give_up(self) -> None:
+        """The boot failed: leave the disk to the next boot, and nothing else behind."""
+        self.dismiss_standby()
+        self._runtime.remove()
+
+    # What others see
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return status.describe(self._runtime)
+
+    def log(self, text: str) -> None:
+        self._lines.append(f"{time.strftime('%H:%M:%S')} {text}")
+        if self._source is not None:
+            self._source.log(text)
+
+    def _publish(self, **facts: Any) -> None:
+        self._facts |= facts
+        self._runtime.publish(self._facts)
+
+    def _show_step(self, done: int, total: int) -> None:
+        if self._is_power_pressed:
+            raise BootInterruptedError("interrupted; the dump stays in the region for the next mount")
+        self._runtime[Register.STEP_DONE] = done
+        self._runtime[Register.STEP_TOTAL] = total
+
+
+def as_json(facts: object) -> bytes:
+    return json.dumps(facts, indent=2).encode() + b"\n"
