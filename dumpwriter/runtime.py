@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import blake3
 
-from dumpwriter.dump import cut_text
+from dumpwriter.crash.dump import cut_text
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import (
     CAUSE_TEXT,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from dumpwriter import dump
-from dumpwriter.dump import REQUEST_BUFFER_SIZE_BYTES, Cause, DumpJob, Progress
+from dumpwriter.crash import dump
+from dumpwriter.crash.dump import REQUEST_BUFFER_SIZE_BYTES, Cause, DumpJob, Progress
+from dumpwriter.crash.plan import MemoryPart, plan_dump, region_size_bytes
 from dumpwriter.formats.region import CauseKind, MemoryRangeRecord, PageRun
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.metadata import Metadata, encode_metadata
-from dumpwriter.plan import MemoryPart, plan_dump, region_size_bytes
 from vdisk.extent import Extent, ExtentMap
 from vdisk.layers.mapped import Mapped
 from vdisk.layers.write_guard import WriteGuard

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dumpwriter import runtime
 from dumpwriter.formats.runtime import MachineState, Register
-from dumpwriter.status import machine_is_alive, standby_is_alive
+from dumpwriter.machine.status import machine_is_alive, standby_is_alive
 from tests.mounting import wait_until
 from vdisk.mount import mountinfo
 

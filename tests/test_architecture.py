@@ -18,9 +18,7 @@ PRODUCT = modules("vdisk", "dumpwriter")
 # (or package) that is not there yet is marked planned; the mark has to go when it comes.
 PLANNED = "planned"
 MAY_USE_THE_FILESYSTEM = {
-    "dumpwriter.machine": "composes everything",
-    "dumpwriter.daemon": "runs the machine",
-    "dumpwriter.creation": "makes disks, before there is anything to crash",
+    "dumpwriter.machine": "makes disks, arms them and composes everything",
     "dumpwriter.cli": "faces the user",
 }
 CRASH_MUST_NOT_REACH = ("vdisk.ext4", "vdisk.mount", "vdisk.filesystem", "pyfuse3")
@@ -69,7 +67,7 @@ def test_export_formats_do_no_io() -> None:
 
 
 def test_one_place_composes_everything() -> None:
-    both = importing(PRODUCT, "vdisk.mount") & importing(PRODUCT, "dumpwriter.arming")
+    both = importing(PRODUCT, "vdisk.mount") & importing(PRODUCT, "dumpwriter.machine.arming")
     wrong = [name for name in both if not is_within(name, COMPOSER)]
     assert not wrong, f"{wrong} put mount and dump together: only {COMPOSER} does"
 

@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from dumpwriter import controlblock
-from dumpwriter.arming import RANGE_COUNT_MAX
-from dumpwriter.controlblock import ControlBlock
+from dumpwriter.crash import controlblock
+from dumpwriter.crash.controlblock import ControlBlock
 from dumpwriter.formats.controlblock import ClassRunRecord, MemoryMapRecord
 from dumpwriter.formats.region import MemoryRangeRecord
 from dumpwriter.frames import DumpIdentity
+from dumpwriter.machine.arming import RANGE_COUNT_MAX
 from dumpwriter.memory.physical import NOTES_AREA_BYTES
 from dumpwriter.metadata import Metadata, decode_metadata, encode_metadata
 from vdisk import stack

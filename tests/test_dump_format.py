@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dumpwriter.formats.region import DumpState
-from dumpwriter.recovery import recover
+from dumpwriter.recovery.scan import recover
 from tests.builders.elf_reader import ElfCoreFile
 from tests.builders.region_reader import Dump, Extent, Region, find_region, read_dump
 from tests.dumping import DumpBench, Pages

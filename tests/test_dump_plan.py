@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dumpwriter.crash.plan import MemoryPart, memory_parts, plan_dump, region_size_bytes
 from dumpwriter.formats.controlblock import ClassRunRecord
 from dumpwriter.formats.region import FrameKind, PageRun
 from dumpwriter.frames import page_count, slot_count
 from dumpwriter.memory.physical import MemoryRun
-from dumpwriter.plan import MemoryPart, memory_parts, plan_dump, region_size_bytes
 
 
 def parts_of(lengths: list[tuple[int, int, bool]]) -> list[MemoryPart]:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dumpwriter import dump
+from dumpwriter.crash import dump
 from dumpwriter.formats.region import PageRun
 from dumpwriter.frames import DumpIdentity
-from dumpwriter.pageset import PageSet
-from dumpwriter.recovery import Findings, recover
+from dumpwriter.recovery.pageset import PageSet
+from dumpwriter.recovery.scan import Findings, recover
 from dumpwriter.verdict import Reason, Verdict
 from tests.dumping import CAUSE, DumpBench, Pages
 from vdisk.blockdevice import BlockDevice, Layer

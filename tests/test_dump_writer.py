@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from dumpwriter.dump import Progress
-from dumpwriter.recovery import recover
+from dumpwriter.crash.dump import Progress
+from dumpwriter.crash.writer import STALL_SECONDS, WriterThreads, write_dump
+from dumpwriter.recovery.scan import recover
 from dumpwriter.verdict import Verdict
-from dumpwriter.writer import STALL_SECONDS, WriterThreads, write_dump
 from tests.dumping import DumpBench, Pages
 from vdisk.blockdevice import BlockDevice, Layer
 from vdisk.errors import DeviceError

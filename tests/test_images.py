@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from dumpwriter import creation
-from dumpwriter.creation import create_disk
-from dumpwriter.recipe import Recipe, RecipeFile, pattern, read_recipe
+from dumpwriter.machine import creation
+from dumpwriter.machine.creation import create_disk
+from dumpwriter.machine.recipe import Recipe, RecipeFile, pattern, read_recipe
 from tests.sources import REPOSITORY
 from vdisk.errors import GhostdumpError, ImageError, UsageError
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dumpwriter.recipe import RECIPE_SIZE_BYTES_MAX, Recipe, RecipeFile, parse_recipe, pattern, read_recipe
+from dumpwriter.machine.recipe import RECIPE_SIZE_BYTES_MAX, Recipe, RecipeFile, parse_recipe, pattern, read_recipe
 from dumpwriter.sizes import UNITS, format_size, parse_size
 from vdisk.errors import UsageError
 

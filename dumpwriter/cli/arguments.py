@@ -6,8 +6,8 @@ import argparse
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from dumpwriter.machine.trigger import MANUAL_BUGCHECK, MANUAL_TEXT, parse_value
 from dumpwriter.sizes import parse_size
-from dumpwriter.trigger import MANUAL_BUGCHECK, MANUAL_TEXT, parse_value
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import describe_dump, find_machine, print_json
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import MachineState, Register
-from dumpwriter.status import RUNNING, machine_is_alive, present_state, standby_is_alive
-from dumpwriter.status import describe_dump as dump_facts
+from dumpwriter.machine.status import RUNNING, machine_is_alive, present_state, standby_is_alive
+from dumpwriter.machine.status import describe_dump as dump_facts
 from dumpwriter.verdict import Verdict
 from vdisk.errors import MountError, UsageError
 from vdisk.mount import mountinfo

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dumpwriter.creation import create_disk
-from dumpwriter.recipe import Recipe, read_recipe
+from dumpwriter.machine.creation import create_disk
+from dumpwriter.machine.recipe import Recipe, read_recipe
 from dumpwriter.sizes import format_size
 from vdisk.errors import UsageError
 

@@ -15,8 +15,8 @@ from dumpwriter import runtime
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import describe_recovery, print_json
 from dumpwriter.formats.runtime import MachineState, Register
+from dumpwriter.machine.status import machine_is_alive, standby_is_alive
 from dumpwriter.sizes import format_size
-from dumpwriter.status import machine_is_alive, standby_is_alive
 from vdisk.errors import GhostdumpError, MountError
 from vdisk.mount import mountinfo
 
@@ -56,7 +56,7 @@ def start_machine(request: dict[str, Any], *, in_background: bool) -> tuple[subp
     ours, theirs = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "dumpwriter.daemon", json.dumps(request), str(theirs)],
+            [sys.executable, "-I", "-m", "dumpwriter.machine.daemon", json.dumps(request), str(theirs)],
             pass_fds=[theirs],
             stdin=subprocess.DEVNULL,
             cwd="/",

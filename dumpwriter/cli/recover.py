@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import describe_recovery, print_json
-from dumpwriter.crashstore import HostStore
-from dumpwriter.offline import recover_image, verify_image
+from dumpwriter.recovery.crashstore import HostStore
+from dumpwriter.recovery.offline import recover_image, verify_image
 from dumpwriter.verdict import Verdict
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from dumpwriter import runtime
-from dumpwriter.offline import describe_image, recorded_extents
+from dumpwriter.machine.status import describe
+from dumpwriter.recovery.offline import describe_image, recorded_extents
+from dumpwriter.recovery.report import describe_extents
 from dumpwriter.sizes import format_size
-from dumpwriter.status import describe, describe_extents
 from vdisk.errors import FormatError, MountError
 from vdisk.mount import mountinfo
 

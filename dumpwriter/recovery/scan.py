@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from dumpwriter.dump import header_offsets_bytes
+from dumpwriter.crash.dump import header_offsets_bytes
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, SLOT_SIZE_BYTES, FrameKind, PageRun
 from dumpwriter.frames import (
     decode_dump_header,
@@ -20,7 +20,7 @@ from dumpwriter.frames import (
     slot_offset_bytes,
 )
 from dumpwriter.metadata import decode_metadata, pages_of
-from dumpwriter.pageset import PageSet
+from dumpwriter.recovery.pageset import PageSet
 from dumpwriter.verdict import Reason, Verdict
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.errors import DeviceError, FormatError

@@ -12,19 +12,19 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from dumpwriter.crashstore import next_name
 from dumpwriter.export.elf import ElfLayout
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
-from dumpwriter.recovery import Findings, PageSink, recover, recover_scattered
-from dumpwriter.report import describe_findings, iso_time
+from dumpwriter.recovery.crashstore import next_name
+from dumpwriter.recovery.report import describe_findings, iso_time
+from dumpwriter.recovery.scan import Findings, PageSink, recover, recover_scattered
 from dumpwriter.verdict import Verdict
 from vdisk.errors import RecoveryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dumpwriter.crashstore import CrashStore
     from dumpwriter.frames import DumpIdentity, Frame
+    from dumpwriter.recovery.crashstore import CrashStore
     from vdisk.blockdevice import BlockDevice
     from vdisk.layers.mapped import Mapped
 

@@ -4,7 +4,9 @@ It is started fresh, not forked, so that nothing of the live machine is in it. I
 wakes when the machine asks for it (an eventfd) and when the machine's process ends for whatever reason (a pidfd); it
 makes sure that the process is gone before it reads memory.
 
-    python -m dumpwriter.standby '{"control_block": 5, "memory": 6, …}'     one line of JSON on stdout when it is ready
+    python -m dumpwriter.crash.standby '{"control_block": 5, "memory": 6, …}'
+
+It says one line of JSON on standard output when it is ready, and nothing after that.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from dumpwriter import controlblock
-from dumpwriter.dump import Cause, DumpJob, Progress
+from dumpwriter.crash import controlblock
+from dumpwriter.crash.dump import Cause, DumpJob, Progress
+from dumpwriter.crash.plan import memory_parts, plan_dump
+from dumpwriter.crash.writer import WriterThreads, write_dump
 from dumpwriter.formats.region import CauseKind, MemoryRangeRecord
 from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, MachineState, Register
 from dumpwriter.memory.physical import MemoryRange, PhysicalMemory
 from dumpwriter.metadata import Metadata, encode_metadata
-from dumpwriter.plan import memory_parts, plan_dump
 from dumpwriter.runtime import RuntimeFile, process_start
 from dumpwriter.verdict import Verdict
-from dumpwriter.writer import WriterThreads, write_dump
 from vdisk import stack
 from vdisk.bootarea import BOOT_AREA_SIZE_BYTES
 from vdisk.controller import Controller, Order
@@ -40,7 +42,7 @@ from vdisk.layers.mapped import Mapped
 from vdisk.layers.write_guard import WriteGuard
 
 if TYPE_CHECKING:
-    from dumpwriter.controlblock import ControlBlock
+    from dumpwriter.crash.controlblock import ControlBlock
     from vdisk.blockdevice import BlockDevice
 
 MCL_CURRENT, MCL_FUTURE = 1, 2

@@ -20,18 +20,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import trio
 
-from dumpwriter import arming, runtime, status
-from dumpwriter.diskstore import DiskStore
-from dumpwriter.extraction import RegionSource, extract
+from dumpwriter import runtime
+from dumpwriter.crash.plan import region_size_bytes
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
+from dumpwriter.machine import arming, status
+from dumpwriter.machine.regionfile import REGION_PATH, prepare_region
+from dumpwriter.machine.trigger import parse_trigger
 from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
-from dumpwriter.offline import identity_of, reason_for_none
-from dumpwriter.plan import region_size_bytes
-from dumpwriter.regionfile import REGION_PATH, prepare_region
-from dumpwriter.report import describe_nothing
-from dumpwriter.trigger import parse_trigger
+from dumpwriter.recovery.diskstore import DiskStore
+from dumpwriter.recovery.extraction import RegionSource, extract
+from dumpwriter.recovery.offline import identity_of, reason_for_none
+from dumpwriter.recovery.report import describe_extents, describe_nothing
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootStage, RegionState
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     import contextlib
     from collections.abc import Callable
 
-    from dumpwriter.arming import Standby
+    from dumpwriter.machine.arming import Standby
     from dumpwriter.memory.source import MemorySource
     from vdisk.extent import ExtentMap
 
@@ -211,7 +212,7 @@ class Machine:
             region={
                 "path": REGION_PATH,
                 "size_bytes": extents.size_bytes,
-                "extents": status.describe_extents(extents),
+                "extents": describe_extents(extents),
             },
             reason=None,
         )

@@ -6,12 +6,11 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dumpwriter.carving import carve
-from dumpwriter.extraction import CarvedSource, RegionSource, extract
 from dumpwriter.frames import DumpIdentity
-from dumpwriter.recovery import newest_header, recover
-from dumpwriter.report import describe_findings, describe_header, describe_nothing, iso_time
-from dumpwriter.status import describe_extents
+from dumpwriter.recovery.carving import carve
+from dumpwriter.recovery.extraction import CarvedSource, RegionSource, extract
+from dumpwriter.recovery.report import describe_extents, describe_findings, describe_header, describe_nothing, iso_time
+from dumpwriter.recovery.scan import newest_header, recover
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionState
@@ -23,8 +22,8 @@ from vdisk.layers.mapped import Mapped
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dumpwriter.crashstore import CrashStore
     from dumpwriter.formats.region import PageRun
+    from dumpwriter.recovery.crashstore import CrashStore
     from vdisk.blockdevice import BlockDevice
     from vdisk.extent import ExtentMap
 

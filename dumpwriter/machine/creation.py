@@ -9,8 +9,8 @@ import stat
 import uuid
 from typing import TYPE_CHECKING
 
-from dumpwriter.plan import region_size_bytes
-from dumpwriter.regionfile import ROOT, make_region
+from dumpwriter.crash.plan import region_size_bytes
+from dumpwriter.machine.regionfile import ROOT, make_region
 from dumpwriter.sizes import format_size
 from vdisk import stack
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
@@ -24,7 +24,7 @@ from vdisk.imagefile import ImageFile, open_locked
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dumpwriter.recipe import Recipe, RecipeFile
+    from dumpwriter.machine.recipe import Recipe, RecipeFile
     from vdisk.extent import ExtentMap
 
 LABEL = "ghostdump"

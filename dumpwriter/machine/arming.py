@@ -11,8 +11,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dumpwriter import controlblock, dump
-from dumpwriter.controlblock import ControlBlock
+from dumpwriter.crash import controlblock, dump
+from dumpwriter.crash.controlblock import ControlBlock
 from dumpwriter.formats.controlblock import ClassRunRecord, MemoryMapRecord
 from dumpwriter.formats.region import MEMORY_RANGE
 from dumpwriter.formats.runtime import Register
@@ -106,7 +106,7 @@ def start_standby(
     }
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "dumpwriter.standby", json.dumps(given)],
+            [sys.executable, "-I", "-m", "dumpwriter.crash.standby", json.dumps(given)],
             pass_fds=list(given.values()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

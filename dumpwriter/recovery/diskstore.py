@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from dumpwriter.crashstore import REPORT_SIZE_BYTES_MAX, UNFINISHED
+from dumpwriter.recovery.crashstore import REPORT_SIZE_BYTES_MAX, UNFINISHED
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -1,6 +1,6 @@
 """The process that runs a machine: started fresh by `ghostdump mount`, it says once, in one line of JSON, how it went.
 
-    python -m dumpwriter.daemon '{"image": "/…", "mountpoint": "/…"}' FD      FD: where the line goes
+    python -m dumpwriter.machine.daemon '{"image": "/…", "mountpoint": "/…"}' FD      FD: where the line goes
 
 The line is `{"facts": {…}}` when the mount is usable, or `{"error": "…", "exit_code": N}`. SIGTERM and SIGINT are the
 power button: a clean shutdown, or the end of the boot.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dumpwriter.machine import Machine, MountRequest
+from dumpwriter.machine.machine import Machine, MountRequest
 from vdisk.errors import GhostdumpError
 from vdisk.mount.groups import ungrouped
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dumpwriter import dump
+from dumpwriter.crash import dump
 from vdisk.imagefile import aligned_buffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dumpwriter.dump import DumpJob, Progress
+    from dumpwriter.crash.dump import DumpJob, Progress
     from dumpwriter.frames import FramePlan
 
 STALL_SECONDS = 30.0

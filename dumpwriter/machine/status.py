@@ -10,7 +10,6 @@ from dumpwriter.verdict import Verdict
 
 if TYPE_CHECKING:
     from dumpwriter.runtime import RuntimeFile
-    from vdisk.extent import ExtentMap
 
 RUNNING = (MachineState.BOOTING, MachineState.ARMED, MachineState.DISARMED, MachineState.STOPPING)
 
@@ -47,10 +46,6 @@ def machine_is_alive(runtime: RuntimeFile) -> bool:
 
 def standby_is_alive(runtime: RuntimeFile) -> bool:
     return is_alive(runtime[Register.STANDBY_PID], runtime[Register.STANDBY_START])
-
-
-def describe_extents(extents: ExtentMap) -> list[dict[str, int]]:
-    return [extent._asdict() for extent in extents.extents]
 
 
 def _describe_crash(runtime: RuntimeFile) -> dict[str, Any]:

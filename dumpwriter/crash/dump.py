@@ -13,6 +13,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from dumpwriter.crash.plan import REQUEST_FRAMES
 from dumpwriter.formats.region import (
     HEADER_MAGIC,
     PAGE_SIZE_BYTES,
@@ -24,7 +25,6 @@ from dumpwriter.formats.region import (
     FrameKind,
 )
 from dumpwriter.frames import DumpIdentity, encode_dump_header, encode_frame, page_count
-from dumpwriter.plan import REQUEST_FRAMES
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.errors import DeviceError
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from dumpwriter.crash.plan import DumpPlan
     from dumpwriter.frames import FramePlan
-    from dumpwriter.plan import DumpPlan
     from vdisk.blockdevice import BlockDevice
     from vdisk.extent import ExtentMap
 

@@ -12,7 +12,8 @@ from dumpwriter.verdict import Reason, Verdict
 if TYPE_CHECKING:
     from dumpwriter.formats.region import DumpHeader
     from dumpwriter.frames import DumpIdentity
-    from dumpwriter.recovery import Findings
+    from dumpwriter.recovery.scan import Findings
+    from vdisk.extent import ExtentMap
 
 UNEXPLAINED: dict[str, Any] = {"cause": "unknown", "bugcheck": None, "times": {}}
 CAUSE_NAMES: dict[int, str] = {
@@ -77,3 +78,7 @@ def iso_time(time_ns: int) -> str | None:
         return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="microseconds") if time_ns else None
     except (OverflowError, ValueError):
         return None
+
+
+def describe_extents(extents: ExtentMap) -> list[dict[str, int]]:
+    return [extent._asdict() for extent in extents.extents]

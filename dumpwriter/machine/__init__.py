@@ -1,0 +1,1 @@
+"""The machine: disks are made, armed, run and crashed here; the one place that composes everything."""
