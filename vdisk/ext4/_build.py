@@ -67,6 +67,7 @@ ffi.set_source(
     '#include "volume.h"',
     sources=[f"{_PACKAGE}/{name}" for name in _SOURCES],
     include_dirs=[_HERE],
+    depends=[f"{_PACKAGE}/api.h", f"{_PACKAGE}/volume.h"],
     libraries=["ext2fs", "com_err"],
     extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )

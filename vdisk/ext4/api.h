@@ -68,7 +68,7 @@ uint64_t inode_goal(volume *volume, uint32_t ino);
 long map_find(volume *volume, uint32_t ino, uint64_t logical, block_run *run);
 long map_insert(volume *volume, uint32_t ino, uint64_t logical, uint64_t physical, uint64_t length);
 long map_convert(volume *volume, uint32_t ino, uint64_t logical, uint64_t physical, uint64_t length);
-long map_cut(volume *volume, uint32_t ino, uint64_t logical, uint64_t budget, int *finished);
+long map_cut(volume *volume, uint32_t ino, uint64_t logical, uint64_t budget, uint64_t *end);
 
 /* directory.c: the entries of one directory block. */
 long directory_blank(volume *volume, uint32_t directory, uint64_t block, uint32_t parent);

@@ -105,10 +105,10 @@ class Files:
         old_bytes = size_of(self._regular(ino))
         if size_bytes > FILE_BYTES_MAX:
             raise OSError(errno.EFBIG, "the file would be larger than ext4 allows")
+        if size_bytes < old_bytes:
+            self._inodes.truncate(ino, size_bytes)
         self._clear_tail(ino, min(old_bytes, size_bytes))
         self._modified(ino, size_bytes)
-        if size_bytes < old_bytes:
-            self._inodes.cut(ino, blocks_for(size_bytes))
 
     def allocate_written(self, ino: int, size_bytes: int) -> None:
         """Map an empty file to written blocks without writing them. Raises OSError ENOSPC, and EINVAL if not empty."""

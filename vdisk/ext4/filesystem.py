@@ -107,7 +107,7 @@ class Ext4Filesystem:
         reserved = superblock.s_r_blocks_count | superblock.s_r_blocks_count_hi << 32
         return Statistics(
             BLOCK_BYTES,
-            self._volume.block_count - superblock.s_overhead_clusters,
+            max(self._volume.block_count - superblock.s_overhead_clusters, free),
             free,
             max(free - reserved, 0),
             superblock.s_inodes_count,

@@ -261,13 +261,19 @@ long map_convert(volume *volume, uint32_t ino, uint64_t logical, uint64_t physic
     return error ? error : inode_store(volume, ino);
 }
 
-/* Take the last extent off, or its part behind the cut; *length is what there was to free. */
-static errcode_t cut_last(volume *volume, ext2_extent_handle_t handle, uint64_t cut, uint64_t *start, uint64_t *length)
+struct cut {
+    uint64_t end;    /* the first block of the file that is free now, with all behind it */
+    uint64_t start;  /* what was taken off, on the disk */
+    uint64_t length; /* 0 where there was nothing left to cut */
+};
+
+/* Take the last extent off, or its part behind the cut. */
+static errcode_t cut_last(volume *volume, ext2_extent_handle_t handle, uint64_t cut, struct cut *result)
 {
     struct ext2fs_extent extent;
     errcode_t error = ext2fs_extent_get(handle, EXT2_EXTENT_ROOT, &extent);
 
-    *length = 0;
+    *result = (struct cut){.end = cut};
     if (!error)
         error = ext2fs_extent_get(handle, EXT2_EXTENT_LAST_LEAF, &extent);
     if (is_end(error) || (!error && extent.e_lblk + extent.e_len <= cut))
@@ -277,46 +283,46 @@ static errcode_t cut_last(volume *volume, ext2_extent_handle_t handle, uint64_t 
     if (error)
         return error;
     uint64_t kept = cut > extent.e_lblk ? cut - extent.e_lblk : 0;
-    *start = extent.e_pblk + kept;
-    *length = extent.e_len - kept;
+    *result = (struct cut){extent.e_lblk + kept, extent.e_pblk + kept, extent.e_len - kept};
     if (kept == 0)
         return ext2fs_extent_delete(handle, 0);
     extent.e_len = kept;
     return ext2fs_extent_replace(handle, 0, &extent);
 }
 
-static errcode_t cut_once(volume *volume, uint32_t ino, uint64_t cut, uint64_t *freed)
+static errcode_t cut_once(volume *volume, uint32_t ino, uint64_t cut, struct cut *result)
 {
     ext2_extent_handle_t handle;
     struct ext2_inode_large *inode;
-    uint64_t start;
     errcode_t error = open_extents(volume, ino, &handle);
 
     if (error)
         return error;
-    error = cut_last(volume, handle, cut, &start, freed);
+    error = cut_last(volume, handle, cut, result);
     ext2fs_extent_free(handle);
-    if (error || !*freed)
+    if (error || !result->length)
         return error;
-    error = blocks_give(volume, start, *freed);
+    error = blocks_give(volume, result->start, result->length);
     if (!error)
         error = inode_load(volume, ino, &inode);
     if (!error)
-        error = ext2fs_iblk_sub_blocks(volume->fs, (struct ext2_inode *)inode, *freed);
+        error = ext2fs_iblk_sub_blocks(volume->fs, (struct ext2_inode *)inode, result->length);
     return error ? error : inode_store(volume, ino);
 }
 
 /*
  * Free the blocks of a file from a block on, last extent first, until as many blocks as the budget have changed in the
- * cache. (ext2fs_punch of 1.47.0 refuses an extent that ends with the disk.)
+ * cache. From *end on nothing is mapped any more; it is the given block where all is done.
+ * (ext2fs_punch of 1.47.0 refuses an extent that ends with the disk.)
  */
-long map_cut(volume *volume, uint32_t ino, uint64_t logical, uint64_t budget, int *finished)
+long map_cut(volume *volume, uint32_t ino, uint64_t logical, uint64_t budget, uint64_t *end)
 {
-    uint64_t freed = 1;
-    errcode_t error = 0;
+    struct cut cut = {0};
+    errcode_t error;
 
-    while (!error && freed && cache_changed(volume) < budget)
-        error = cut_once(volume, ino, logical, &freed);
-    *finished = !error && !freed;
+    do
+        error = cut_once(volume, ino, logical, &cut);
+    while (!error && cut.length && cache_changed(volume) < budget);
+    *end = cut.end;
     return error;
 }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vdisk.errors import FilesystemError
 from vdisk.ext4._libext2fs import ffi, lib
 from vdisk.ext4.orphans import OrphanList
+from vdisk.ext4.volume import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from vdisk.ext4._libext2fs import InodePointer
@@ -111,7 +112,7 @@ class Inodes:
         self._orphans = OrphanList(volume)
         self._pinned: set[int] = set()
         self._new_ino = ffi.new("uint32_t *")
-        self._finished = ffi.new("int *")
+        self._cut_end = ffi.new("uint64_t *")
         if volume.superblock.s_inode_size < 128 + _EXTRA_TIMES_BYTES:
             raise FilesystemError("the filesystem's inodes hold no nanoseconds; make it with mke2fs -I 256")
 
@@ -239,34 +240,34 @@ class Inodes:
         if ino in self._pinned or not is_changeable(self._volume.inode(ino)):
             raise OSError(errno.EPERM, "the file may not be changed")
 
-    def cut(self, ino: int, first_block: int) -> None:
-        """Free the blocks from `first_block` on; i_size has to be set before.
+    def truncate(self, ino: int, size_bytes: int) -> None:
+        """Set the size, and free the blocks behind it.
 
-        What is too much for one commit is done in several, with the inode on the orphan list meanwhile.
+        What is too much for one commit is done in several, with a size between that is true of what is left. (The
+        orphan list would have e2fsck complete it; 1.47.0 then leaves i_blocks wrong for a tree that shrinks.)
         """
-        if self._cut_some(ino, first_block):
-            return
-        stays = self._volume.inode(ino).i_links_count > 0
-        if stays:
-            self._orphans.add(ino)
-        self._committer.commit()
-        while not self._cut_some(ino, first_block):
+        kept_blocks = -(-size_bytes // BLOCK_BYTES)
+        while (end := self._cut_some(ino, kept_blocks)) > kept_blocks:
+            self._set_size(ino, min(size_of(self._volume.inode(ino)), end * BLOCK_BYTES))
             self._committer.commit()
-        if stays:
-            self._orphans.remove(ino)
+        self._set_size(ino, size_bytes)
 
-    def _cut_some(self, ino: int, first_block: int) -> bool:
+    def _set_size(self, ino: int, size_bytes: int) -> None:
+        set_size(self._volume.inode(ino), size_bytes)
+        self._volume.store(ino)
+
+    def _cut_some(self, ino: int, kept_blocks: int) -> int:
+        """Returns the block from which on nothing is mapped any more."""
         budget = self._committer.budget_blocks
-        self._volume.check(lib.map_cut(self._volume.handle, ino, first_block, budget, self._finished))
-        return bool(self._finished[0])
+        self._volume.check(lib.map_cut(self._volume.handle, ino, kept_blocks, budget, self._cut_end))
+        end: int = self._cut_end[0]
+        return end
 
     def _end(self, ino: int) -> None:
         inode = self._volume.inode(ino)
         is_directory = stat.S_ISDIR(inode.i_mode)
         if inode.i_flags & FLAG_EXTENTS:
-            set_size(inode, 0)
-            self._volume.store(ino)
-            self.cut(ino, 0)
+            self.truncate(ino, 0)
         self._volume.check(lib.xattr_release(self._volume.handle, ino))
         self._orphans.remove(ino)
         inode = self._volume.inode(ino)

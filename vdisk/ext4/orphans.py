@@ -1,6 +1,6 @@
-"""The orphan list on the disk: inodes that e2fsck or the kernel has to finish with after a power cut.
+"""The orphan list on the disk: inodes that e2fsck or the kernel has to end after a power cut.
 
-An inode is on it while no name leads to it but somebody holds it, and while its blocks are freed in several commits.
+An inode is on it while no name leads to it but somebody holds it, or its blocks are being freed in several commits.
 The list is chained through i_dtime from s_last_orphan on: https://docs.kernel.org/filesystems/ext4/orphan.html
 """
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vdisk.ext4._libext2fs import ffi, lib
+from vdisk.ext4.inodes import touch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,12 +67,14 @@ class Xattrs:
             if flags & XATTR_REPLACE and existing is None:
                 raise OSError(errno.ENODATA, "no such attribute")
             self._volume.check(lib.ext2fs_xattr_set(handle, name, value, len(value)))
+        self._changed(ino)
 
     def remove(self, ino: int, name: bytes) -> None:
         """Raises OSError ENODATA."""
         self.get(ino, name)
         with self._opened(ino) as handle:
             self._volume.check(lib.ext2fs_xattr_remove(handle, name))
+        self._changed(ino)
 
     @contextmanager
     def _opened(self, ino: int) -> Iterator[XattrHandle]:
@@ -80,6 +84,10 @@ class Xattrs:
             yield place[0]
         finally:
             lib.xattr_close(self._volume.handle, place)
+
+    def _changed(self, ino: int) -> None:
+        touch(self._volume.inode(ino), time.time_ns(), modified=False)
+        self._volume.store(ino)
 
     def _value(self, handle: XattrHandle, name: bytes) -> bytes | None:
         value, length = ffi.new("void **"), ffi.new("size_t *")
