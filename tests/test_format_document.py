@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,16 +35,19 @@ def defined_in(module: ModuleType) -> dict[str, Any]:
     return {name: getattr(module, name) for name in names}
 
 
+@cache
 def layouts() -> dict[str, Layout[Any]]:
     found = [value for module in MODULES for value in defined_in(module).values() if isinstance(value, Layout)]
     return {layout.record.__name__: layout for layout in found}
 
 
+@cache
 def enumerations() -> dict[str, type[Enum]]:
     found = [value for module in MODULES for value in defined_in(module).values() if inspect.isclass(value)]
     return {kind.__name__: kind for kind in found if issubclass(kind, Enum) and kind.__name__ != FEATURE_BITS}
 
 
+@cache
 def constants() -> dict[str, str]:
     """Each number and magic of the formats, as the document writes it."""
     return {
