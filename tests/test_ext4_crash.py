@@ -13,13 +13,14 @@ import pytest
 
 from tests.ext4_crashes import RecordingDisk, Workload, letter_of, state_after_cut
 from tests.ext4_images import MIB, assert_clean, fresh_disk, repair
+from tests.ext4_model import Model
 from vdisk.ext4.filesystem import ROOT_INO, Ext4Filesystem
 from vdisk.memorydisk import MemoryDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CASES_PER_WORKLOAD = 110
+CASES_PER_WORKLOAD = 70
 STALE = b"\xa5"
 
 
@@ -222,3 +223,21 @@ def test_a_truncation_in_steps_leaves_a_true_size_between(scratch: Path) -> None
     assert (sizes[0], sizes[-1]) == (300 * 4096, 5000)
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) > 10, "the truncation was not done in steps"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_power_cut_of_random_operations(seed: int, scratch: Path) -> None:
+    disk = RecordingDisk(fresh_disk(12 * MIB))
+    before = disk.read(0, disk.size_bytes)
+    chance = random.Random(seed)
+    fs = Ext4Filesystem.open(disk)
+    fs._committer._threshold_blocks = chance.choice((1, 5, 20, 255))
+    model = Model(fs, chance)
+    for _ in range(250):
+        model.step()
+    fs.close()
+    for cut in sorted(chance.sample(range(1, len(disk.record)), 8)):
+        path = scratch / "cut"
+        path.write_bytes(state_after_cut(before, disk.record, cut, random.Random(f"{seed} {cut}")))
+        repair(path)
+        assert_clean(path)
