@@ -9,6 +9,7 @@ import pytest
 
 from vdisk import stack
 from vdisk.controller import Controller, Mode, Order, create_registers
+from vdisk.drivers import storahci
 from vdisk.errors import ControllerError, WriteRefusedError
 from vdisk.extent import Extent, ExtentMap, Run
 from vdisk.layers.mapped import Mapped
@@ -17,6 +18,7 @@ from vdisk.memorydisk import MemoryDisk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -56,7 +58,21 @@ def test_clones_have_an_address_a_size_and_a_digest_and_no_file(controller: Cont
     assert [module.name for module in ghost.modules] == ["dump_storahci", "dump_diskdump"]
     for original, copy in zip(live.modules, ghost.modules, strict=True):
         assert os.path.exists(original.path)
-        assert copy.path == ""
+        assert not os.path.exists(copy.path)
+        assert os.path.dirname(copy.path) == os.path.dirname(original.path)
+        assert (original.signer, copy.version, copy.description) == ("verified", "", "")
+        assert "no file" in copy.signer
+
+
+def test_a_driver_whose_file_is_not_what_was_loaded_is_not_verified(tmp_path: Path) -> None:
+    (image, *_) = stack.clone("dump_")
+    file = tmp_path / "storahci.py"
+    with open(storahci.__file__) as original:
+        file.write_text(original.read())
+    assert stack.signer_of(str(file), image.code) == "verified"
+    for content in ("VERSION = 2\n", "def broken(:\n", "\0"):
+        file.write_text(content)
+        assert "not what was loaded" in stack.signer_of(str(file), image.code)
         assert copy.address and copy.address != original.address
         assert (copy.size_bytes, copy.digest) == (original.size_bytes, original.digest)
 

@@ -10,16 +10,22 @@ from __future__ import annotations
 import importlib
 import inspect
 import marshal
+import os
 import types
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import blake3
+
+from vdisk import drivers
 
 if TYPE_CHECKING:
     from vdisk.blockdevice import BlockDevice
     from vdisk.controller import Controller
 
 DRIVERS = ("storahci", "diskdump")  # from the controller upwards
+SIGNER_VERIFIED = "verified"
+SIGNER_DIFFERS = "not verified: the file is not what was loaded"
+SIGNER_NO_FILE = "cannot be verified: no file stands behind it"
 
 
 class CloneImage(NamedTuple):
@@ -30,7 +36,11 @@ class CloneImage(NamedTuple):
 
 
 class Module(NamedTuple):
-    """A row of the module table. A clone has no file: its path is empty, and so is what a file would tell."""
+    """A row of the module table, as a system's tool would show it.
+
+    A clone stands where its file would be if it had one: at its path there is nothing, so it has neither version nor
+    description, and its signer says why nobody can verify it.
+    """
 
     name: str
     address: int
@@ -39,6 +49,7 @@ class Module(NamedTuple):
     path: str
     version: str
     description: str
+    signer: str
 
 
 class Stack(NamedTuple):
@@ -54,8 +65,7 @@ def load_live(controller: Controller) -> Stack:
     rows = []
     for name in DRIVERS:
         module = importlib.import_module(f"vdisk.drivers.{name}")
-        path = inspect.getsourcefile(module) or ""
-        rows.append(_row(name, module, _compiled(name), path, module.VERSION, module.DESCRIPTION))
+        rows.append(_live_row(name, module))
         device = module.attach(device)
     return Stack(cast("BlockDevice", device), tuple(rows))
 
@@ -72,7 +82,7 @@ def load_clone(images: tuple[CloneImage, ...]) -> Clone:
         module = types.ModuleType(name)
         exec(marshal.loads(code), module.__dict__)  # noqa: S102, S302 - sealed and digested by the caller
         loaded.append(module)
-    rows = [_row(image.name, module, image.code, "", "", "") for image, module in zip(images, loaded, strict=True)]
+    rows = [_clone_row(image, module) for image, module in zip(images, loaded, strict=True)]
     return Clone(tuple(loaded), tuple(rows))
 
 
@@ -92,8 +102,51 @@ class Clone(NamedTuple):
 
 def _compiled(name: str) -> bytes:
     source = inspect.getsource(importlib.import_module(f"vdisk.drivers.{name}"))
+    return _compile(source, name)
+
+
+def _compile(source: str, name: str) -> bytes:
     return marshal.dumps(compile(source, f"<{name}>", "exec", dont_inherit=True))
 
 
-def _row(name: str, module: types.ModuleType, code: bytes, path: str, version: str, description: str) -> Module:
-    return Module(name, id(module), len(code), blake3.blake3(code).hexdigest(), path, version, description)
+def _live_row(name: str, module: types.ModuleType) -> Module:
+    code = _compiled(name)
+    return Module(
+        name=name,
+        address=id(module),
+        size_bytes=len(code),
+        digest=blake3.blake3(code).hexdigest(),
+        path=_path_of(name),
+        version=module.VERSION,
+        description=module.DESCRIPTION,
+        signer=signer_of(_path_of(name), code),
+    )
+
+
+def signer_of(path: str, code: bytes) -> str:
+    """Whether the file at a path still compiles to the code that was loaded."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = _compile(file.read(), os.path.basename(path).removesuffix(".py"))
+    except FileNotFoundError:
+        return SIGNER_NO_FILE
+    except (OSError, ValueError, SyntaxError):
+        return SIGNER_DIFFERS
+    return SIGNER_VERIFIED if found == code else SIGNER_DIFFERS
+
+
+def _clone_row(image: CloneImage, module: types.ModuleType) -> Module:
+    return Module(
+        name=image.name,
+        address=id(module),
+        size_bytes=len(image.code),
+        digest=blake3.blake3(image.code).hexdigest(),
+        path=_path_of(image.name),
+        version="",
+        description="",
+        signer=signer_of(_path_of(image.name), image.code),
+    )
+
+
+def _path_of(name: str) -> str:
+    return os.path.join(os.path.dirname(drivers.__file__), f"{name}.py")

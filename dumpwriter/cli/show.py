@@ -42,12 +42,13 @@ def drivers(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(modules)
         return 0
-    print(f"{'MODULE':<16} {'ADDRESS':>18} {'SIZE':>7}  {'DIGEST':<16}  {'VERSION':<7}  {'DESCRIPTION':<20}  FILE")
+    print(f"{'MODULE':<14} {'ADDRESS':>18} {'SIZE':>6}  {'DIGEST':<12}  {'VER':<4} {'DESCRIPTION':<17} SIGNER")
     for module in modules:
         print(
-            f"{module['name']:<16} {module['address']:#018x} {module['size_bytes']:>7}  {module['digest'][:16]}  "
-            f"{module['version']:<7}  {module['description']:<20}  {module['path'] or '(none: it is a clone)'}"
+            f"{module['name']:<14} {module['address']:#018x} {module['size_bytes']:>6}  {module['digest'][:12]}  "
+            f"{module['version']:<4} {module['description']:<17} {module['signer']}"
         )
+        print(f"{'':<14} {module['path']}")
     return 0
 
 
@@ -104,7 +105,7 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if facts["standby"]["pid"]:
         locked = "memory locked" if facts["standby"].get("memory_locked") else "memory not locked (needs root)"
         rows.append(("standby", f"{facts['standby']['pid']}, {locked}"))
-    clones = [module["name"] for module in facts.get("drivers", []) if not module["path"]]
+    clones = [module["name"] for module in facts.get("drivers", []) if not module["version"]]
     if clones:
         rows.append(("clones", ", ".join(clones)))
     if facts.get("last_recovery"):
