@@ -62,6 +62,8 @@ def test_clones_have_an_address_a_size_and_a_digest_and_no_file(controller: Cont
         assert os.path.dirname(copy.path) == os.path.dirname(original.path)
         assert (original.signer, copy.version, copy.description) == ("verified", "", "")
         assert "no file" in copy.signer
+        assert copy.address and copy.address != original.address
+        assert (copy.size_bytes, copy.digest) == (original.size_bytes, original.digest)
 
 
 def test_a_driver_whose_file_is_not_what_was_loaded_is_not_verified(tmp_path: Path) -> None:
@@ -73,8 +75,6 @@ def test_a_driver_whose_file_is_not_what_was_loaded_is_not_verified(tmp_path: Pa
     for content in ("VERSION = 2\n", "def broken(:\n", "\0"):
         file.write_text(content)
         assert "not what was loaded" in stack.signer_of(str(file), image.code)
-        assert copy.address and copy.address != original.address
-        assert (copy.size_bytes, copy.digest) == (original.size_bytes, original.digest)
 
 
 def test_the_class_driver_refuses_what_leaves_the_disk(controller: Controller) -> None:
