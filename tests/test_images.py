@@ -93,6 +93,8 @@ def test_a_dump_on_the_full_disk_stays_until_it_is_taken_out(machine: Machine) -
     told = machine.mount().stdout
     assert "NOT armed" in told
     assert f"ghostdump recover {machine.image} --output DIR" in told and "mount --discard-dump" in told
+    with pytest.raises(PermissionError):
+        (machine.mountpoint / "dump.bin").unlink()
     machine.unmount()
     report = machine.facts("recover", machine.image, "--output", machine.directory / "out")
     assert report["verdict"] == "COMPLETE"

@@ -25,7 +25,7 @@ from dumpwriter.crash.plan import region_size_bytes
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.machine import arming, status
-from dumpwriter.machine.regionfile import REGION_PATH, prepare_region
+from dumpwriter.machine.regionfile import REGION_PATH, pin_region, prepare_region
 from dumpwriter.machine.trigger import parse_trigger
 from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
@@ -138,7 +138,10 @@ class Machine:
             self._recover()
             self._reach(BootStage.ARMING)
             self._arm()
-        except (ArmingError, RecoveryError, ImageError) as refusal:
+        except RecoveryError as refusal:
+            pin_region(self._filesystem)
+            self._disarmed(str(refusal))
+        except (ArmingError, ImageError) as refusal:
             self._disarmed(str(refusal))
         except BaseException:
             self._filesystem.abandon()

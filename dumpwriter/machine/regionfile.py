@@ -50,8 +50,14 @@ def prepare_region(filesystem: RegionFilesystem, size_bytes: int) -> ExtentMap:
     if extents is None:
         raise ArmingError(f"no room for a dump region of {size_bytes} bytes: free that much and mount again")
     filesystem.commit()
-    filesystem.pin(filesystem.lookup(ROOT, REGION_NAME))
+    pin_region(filesystem)
     return extents
+
+
+def pin_region(filesystem: RegionFilesystem) -> None:
+    """Keep the blocks of the region, if there is one, from everybody else: for a dump to come, or one still in it."""
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.pin(filesystem.lookup(ROOT, REGION_NAME))
 
 
 def current_extents(filesystem: RegionFilesystem) -> ExtentMap | None:
