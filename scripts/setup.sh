@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # libc6-dev and ca-certificates are only recommended by gcc and pip: a minimal machine lacks them.
-RUNTIME_PACKAGES=(ca-certificates comerr-dev e2fsprogs fuse3 gcc libc6-dev libext2fs-dev libfuse3-dev make pkg-config)
+RUNTIME_PACKAGES=(ca-certificates comerr-dev e2fsprogs fuse3 gcc libc6-dev libext2fs-dev libfuse3-dev libseccomp2 make pkg-config)
 PYTHON_PACKAGES=(python3 python3-dev python3-venv)
 TEST_PACKAGES=(crash file fuse2fs gdb git makedumpfile mount procps util-linux)
 

@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ghostdump {version('ghostdump')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_create, _mount, _unmount, _status, _drivers, _extents, _crash, _recover, _inspect, _verify):
+    for add in (_create, _mount, _unmount, _status, _drivers, _extents, _rehearse, _crash, _recover, _inspect, _verify):
         add(commands)
     return parser
 
@@ -74,6 +74,12 @@ def _drivers(commands: Any) -> None:
 def _extents(commands: Any) -> None:
     command = _command(commands, "extents", "show", "extents", "where the dump region lies on the disk")
     command.add_argument("target", metavar="MOUNTPOINT|IMAGE")
+    _json(command)
+
+
+def _rehearse(commands: Any) -> None:
+    command = _command(commands, "rehearse", "crash", "rehearse", "let the clone write, read back, leave no trace")
+    command.add_argument("mountpoint")
     _json(command)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import describe_dump, find_machine, print_json
 from dumpwriter.formats.region import CauseKind
-from dumpwriter.formats.runtime import MachineState, Register
+from dumpwriter.formats.runtime import REASON_TEXT, MachineState, Register
 from dumpwriter.machine.status import RUNNING, machine_is_alive, present_state, standby_is_alive
 from dumpwriter.machine.status import describe_dump as dump_facts
 from dumpwriter.verdict import Verdict
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 2.0
 POLL_SECONDS = 0.02
+REHEARSAL_SECONDS = 15.0
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,6 +43,26 @@ def run(arguments: argparse.Namespace) -> int:
         watch_dump(machine)
     clear_mount(arguments.mountpoint)
     return _tell(machine, as_json=arguments.json, was_armed=was_armed)
+
+
+def rehearse(arguments: argparse.Namespace) -> int:
+    """Let the clone of a running machine show that it could write a dump."""
+    machine = find_machine(arguments.mountpoint)
+    if present_state(machine) != MachineState.ARMED:
+        raise MountError(f"the machine at {arguments.mountpoint} is {present_state(machine).name.lower()}, not armed")
+    before = machine[Register.REHEARSALS]
+    os.kill(machine[Register.MACHINE_PID], signal.SIGUSR1)
+    deadline = time.monotonic() + REHEARSAL_SECONDS
+    while machine[Register.REHEARSALS] == before:
+        if time.monotonic() > deadline:
+            raise MountError("the clone did not finish its rehearsal in time: a crash now might leave no dump")
+        time.sleep(POLL_SECONDS)
+    reason = machine.text(REASON_TEXT)
+    if arguments.json:
+        print_json({"passed": not reason, "reason": reason})
+    else:
+        print(f"rehearsal failed: {reason}" if reason else "rehearsal passed: the clone wrote, read back and restored")
+    return 1 if reason else 0
 
 
 def stop_machine(machine: RuntimeFile) -> None:

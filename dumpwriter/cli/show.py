@@ -104,7 +104,8 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         )
     if facts["standby"]["pid"]:
         locked = "memory locked" if facts["standby"].get("memory_locked") else "memory not locked (needs root)"
-        rows.append(("standby", f"{facts['standby']['pid']}, {locked}"))
+        confined = "confined by seccomp" if facts["standby"].get("confined") else "not confined (no seccomp here)"
+        rows.append(("standby", f"{facts['standby']['pid']}, {locked}, {confined}"))
     clones = [module["name"] for module in facts.get("drivers", []) if not module["version"]]
     if clones:
         rows.append(("clones", ", ".join(clones)))

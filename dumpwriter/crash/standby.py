@@ -14,20 +14,23 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import mmap
 import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
 from dumpwriter.crash import controlblock
 from dumpwriter.crash.dump import Cause, DumpJob, Progress
 from dumpwriter.crash.plan import memory_parts, plan_dump
+from dumpwriter.crash.rehearsal import rehearse
+from dumpwriter.crash.sandbox import confine
 from dumpwriter.crash.writer import WriterThreads, write_dump
 from dumpwriter.formats.region import CauseKind, MemoryRangeRecord
-from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, MachineState, Register
+from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, Call, MachineState, Register
 from dumpwriter.memory.physical import MemoryRange, PhysicalMemory
 from dumpwriter.metadata import Metadata, encode_metadata
 from dumpwriter.runtime import RuntimeFile, process_start
@@ -43,7 +46,6 @@ from vdisk.layers.write_guard import WriteGuard
 
 if TYPE_CHECKING:
     from dumpwriter.crash.controlblock import ControlBlock
-    from vdisk.blockdevice import BlockDevice
 
 MCL_CURRENT, MCL_FUTURE = 1, 2
 FREEZE_SECONDS = 10.0
@@ -62,6 +64,14 @@ class Handles(NamedTuple):
     wake: int  # eventfd
 
 
+class Disk(NamedTuple):
+    """What the clone reaches: the region, by drivers that were just made from the checked control block."""
+
+    block: ControlBlock
+    controller: Controller
+    region: Mapped
+
+
 def main() -> None:
     handles = Handles(**json.loads(sys.argv[1]))
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
@@ -76,16 +86,47 @@ def main() -> None:
 
 async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
     block = controlblock.unseal(handles.control_block)
-    clone = stack.load_clone(block.images)
     threads = WriterThreads(block.writer_threads)
-    await threads.run_one(lambda: None)
-    is_locked = _lock_memory()
-    ready = {"pid": os.getpid(), "start": process_start(os.getpid()), "locked": is_locked}
-    print(json.dumps(ready | {"modules": [module._asdict() for module in clone.modules]}), flush=True)  # noqa: T201
-    _let_go_of_output()
-    await _first_readable(handles.machine, handles.wake)
+    ready: dict[str, Any] = {
+        "start": process_start(os.getpid()),
+        "memory_locked": _lock_memory(),
+        "modules": [module._asdict() for module in stack.load_clone(block.images).modules],
+    }
+    null = os.open(os.devnull, os.O_RDWR)
+    meter = os.open("/proc/self/statm", os.O_RDONLY)
+    ready["confined"] = confine()
+    ready["rehearsal"] = await _rehearse(handles, threads)
+    runtime[Register.RESIDENT_BYTES_ARMED] = _resident_bytes(meter)
+    print(json.dumps(ready), flush=True)  # noqa: T201 - the machine reads it
+    _let_go_of_output(null)
+    await _until_woken(handles, runtime, threads)
     if await _freeze(handles, runtime):
         await _dump(handles, runtime, threads)
+        runtime[Register.RESIDENT_BYTES_DUMPED] = _resident_bytes(meter)
+
+
+async def _until_woken(handles: Handles, runtime: RuntimeFile, threads: WriterThreads) -> None:
+    """Sleep until the machine is dead or calls; rehearse as often as it asks for that meanwhile."""
+    while True:
+        await _first_readable(handles.machine, handles.wake)
+        try:
+            call = os.eventfd_read(handles.wake)
+        except BlockingIOError:
+            return  # the machine's process has ended
+        if call < Call.CRASH:
+            runtime.set_text(REASON_TEXT, await _rehearse(handles, threads))
+            runtime[Register.REHEARSALS] += 1
+        else:
+            return
+
+
+async def _rehearse(handles: Handles, threads: WriterThreads) -> str:
+    """Why a dump could not be written; empty where it could."""
+    try:
+        await threads.run_one(lambda: rehearse(_open_disk(handles).region))
+    except (FormatError, DeviceError) as refusal:
+        return str(refusal)
+    return ""
 
 
 async def _freeze(handles: Handles, runtime: RuntimeFile) -> bool:
@@ -104,11 +145,8 @@ async def _dump(handles: Handles, runtime: RuntimeFile, threads: WriterThreads) 
     cause = _cause(runtime)
     progress = Progress()
     try:
-        block = controlblock.unseal(handles.control_block)
-        controller = Controller(handles.registers, ImageFile(handles.image))
-        # The drivers are made anew from the image that was just checked, not from what has lain in memory.
-        disk = stack.load_clone(block.images).attach(controller)
-        job = _job(block, handles, disk, cause)
+        disk = _open_disk(handles)
+        job = _job(disk, handles, cause)
     except (FormatError, DeviceError) as refusal:
         _fail(runtime, str(refusal))
         return
@@ -124,24 +162,33 @@ async def _dump(handles: Handles, runtime: RuntimeFile, threads: WriterThreads) 
     await write_dump(job, threads, progress, report, time.time_ns)
     runtime[Register.DUMP_NANOSECONDS] = time.monotonic_ns() - started_ns
     _conclude(runtime, job, progress)
-    controller.order(Order.POWER_OFF)
+    disk.controller.order(Order.POWER_OFF)
 
 
-def _job(block: ControlBlock, handles: Handles, disk: BlockDevice, cause: Cause) -> DumpJob:
-    memory = PhysicalMemory(handles.memory, [MemoryRange(*row) for row in block.memory_ranges])
-    extents = block.extents
+def _open_disk(handles: Handles) -> Disk:
+    """Take the controller over. Raises `FormatError` for a control block that does not hold, `DeviceError`.
+
+    The drivers are made anew from the block that was just checked, not from what has lain in memory.
+    """
+    block = controlblock.unseal(handles.control_block)
+    controller = Controller(handles.registers, ImageFile(handles.image))
+    device = stack.load_clone(block.images).attach(controller)
     boot_area = Run(block.disk_size_bytes - BOOT_AREA_SIZE_BYTES, BOOT_AREA_SIZE_BYTES)
-    guard = WriteGuard(disk, [*extents.runs(0, extents.size_bytes), boot_area])
-    metadata = Metadata(
-        _notes(memory), tuple(MemoryRangeRecord(row[0], row[1]) for row in block.memory_ranges), block.machine
-    )
+    guard = WriteGuard(device, [*block.extents.runs(0, block.extents.size_bytes), boot_area])
+    return Disk(block, controller, Mapped(guard, block.extents))
+
+
+def _job(disk: Disk, handles: Handles, cause: Cause) -> DumpJob:
+    block = disk.block
+    memory = PhysicalMemory(handles.memory, [MemoryRange(*row) for row in block.memory_ranges])
+    ranges = tuple(MemoryRangeRecord(row.physical_bytes, row.length_bytes) for row in block.memory_ranges)
     return DumpJob(
-        plan=plan_dump(memory_parts(block.page_classes, memory.runs()), extents.size_bytes),
+        plan=plan_dump(memory_parts(block.page_classes, memory.runs()), block.extents.size_bytes),
         identity=block.identity,
-        extents=extents,
-        region=Mapped(guard, extents),
+        extents=block.extents,
+        region=disk.region,
         memory=memory,
-        metadata=encode_metadata(metadata),
+        metadata=encode_metadata(Metadata(_notes(memory), ranges, block.machine)),
         cause=cause,
         armed_time_ns=block.armed_time_ns,
     )
@@ -197,14 +244,18 @@ async def _first_readable(*descriptors: int) -> None:
             nursery.start_soon(wait, descriptor)
 
 
+def _resident_bytes(meter: int) -> int:
+    """Memory of this process, read from its statm."""
+    return int(os.pread(meter, 256, 0).split()[1]) * mmap.PAGESIZE
+
+
 def _lock_memory() -> bool:
     """Keep every page of this process in memory; False where the user may not lock that much."""
     return bool(ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_FUTURE) == 0)
 
 
-def _let_go_of_output() -> None:
+def _let_go_of_output(null: int) -> None:
     """Nobody reads what a standby says; a pipe that nobody reads must not be in its way."""
-    null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)

@@ -39,6 +39,16 @@ class Register(IntEnum):
     STEP_DONE = 21  # progress of the boot: recovery, and what else takes its time
     STEP_TOTAL = 22
     DUMP_NANOSECONDS = 23
+    RESIDENT_BYTES_ARMED = 24  # memory of the standby, when it was ready and when the dump was written
+    RESIDENT_BYTES_DUMPED = 25
+    REHEARSALS = 26  # how many were asked for and are over; the outcome of the last is in the reason
+
+
+class Call(IntEnum):
+    """What the machine adds to the eventfd. Calls add up, and a crash outweighs any number of rehearsals."""
+
+    REHEARSE = 1
+    CRASH = 1 << 32
 
 
 class MachineState(IntEnum):

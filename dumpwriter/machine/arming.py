@@ -43,9 +43,7 @@ class Standby(NamedTuple):
     """A standby that said it is ready. `wake` is its eventfd."""
 
     process: subprocess.Popen[bytes]
-    start: int
-    is_locked: bool
-    modules: tuple[dict[str, Any], ...]
+    facts: dict[str, Any]  # memory_locked, confined, modules: as the standby said itself
     wake: int
 
     def dismiss(self) -> None:
@@ -91,7 +89,7 @@ def start_standby(
     block: ControlBlock, source: MemorySource, registers: int, image: ImageFile, runtime: RuntimeFile
 ) -> Standby:
     """Start the standby of this process and wait until it is ready. Raises `ArmingError` where it is not in time."""
-    wake = os.eventfd(0, os.EFD_CLOEXEC)
+    wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     own = {
         "control_block": controlblock.seal(block),
         "image": reopen_direct(image.descriptor),
@@ -119,6 +117,8 @@ def start_standby(
             os.close(descriptor)
     try:
         ready = _ready_line(process)
+        if ready["rehearsal"]:
+            raise ArmingError(f"the rehearsal failed: {ready['rehearsal']}")
     except BaseException:
         process.kill()
         process.wait()
@@ -126,7 +126,7 @@ def start_standby(
         raise
     runtime[Register.STANDBY_START] = ready["start"]
     runtime[Register.STANDBY_PID] = process.pid
-    return Standby(process, ready["start"], ready["locked"], tuple(ready["modules"]), wake)
+    return Standby(process, ready, wake)
 
 
 def _ready_line(process: subprocess.Popen[bytes]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import trio
 from dumpwriter import runtime
 from dumpwriter.crash.plan import region_size_bytes
 from dumpwriter.formats.region import CauseKind
-from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
+from dumpwriter.formats.runtime import CAUSE_TEXT, Call, MachineState, Register
 from dumpwriter.machine import arming, status
 from dumpwriter.machine.regionfile import REGION_PATH, pin_region, prepare_region
 from dumpwriter.machine.trigger import parse_trigger
@@ -67,6 +67,8 @@ LOG_LINES_MAX = 4096
 MAINTENANCE_SECONDS = 1.0
 REARM_ATTEMPTS = 3
 FILESYSTEM_BUGCHECK = 0x24
+REHEARSAL_SECONDS = 10.0
+REHEARSAL_POLL_SECONDS = 0.002
 
 
 class MountRequest(NamedTuple):
@@ -210,8 +212,12 @@ class Machine:
 
     def _publish_armed(self, extents: ExtentMap, standby: Standby) -> None:
         self._publish(
-            drivers=[*(module._asdict() for module in self._live.modules), *standby.modules],
-            standby={"pid": standby.process.pid, "memory_locked": standby.is_locked},
+            drivers=[*(module._asdict() for module in self._live.modules), *standby.facts["modules"]],
+            standby={
+                "pid": standby.process.pid,
+                "memory_locked": standby.facts["memory_locked"],
+                "confined": standby.facts["confined"],
+            },
             region={
                 "path": REGION_PATH,
                 "size_bytes": extents.size_bytes,
@@ -229,6 +235,7 @@ class Machine:
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Serve the mount until it is unmounted or the power button is pressed."""
+        signal.signal(signal.SIGUSR1, lambda *_: self._rehearse_on_request())
         signal.signal(signal.SIGUSR2, lambda *_: self._bugcheck_on_request())
         operations = Operations(self._filesystem, self._control_files(), on_open=self._opened, on_failure=self._failed)
         async with trio.open_nursery() as nursery:
@@ -291,6 +298,18 @@ class Machine:
     def _failed(self, handler: str, failure: Exception) -> None:
         self.log(f"mount: {handler}: {failure!r}")
 
+    def _rehearse_on_request(self) -> None:
+        """Stand still while the clone has the disk: it takes the controller over, as it would at a crash."""
+        if self._standby is None:
+            return
+        before = self._runtime[Register.REHEARSALS]
+        os.eventfd_write(self._standby.wake, Call.REHEARSE)
+        deadline = time.monotonic() + REHEARSAL_SECONDS
+        while self._runtime[Register.REHEARSALS] == before and time.monotonic() < deadline:
+            if self._standby.process.poll() is not None:
+                return
+            time.sleep(REHEARSAL_POLL_SECONDS)
+
     # Bugcheck
 
     def bugcheck(self, code: int, parameters: tuple[int, int, int, int], text: str) -> NoReturn:
@@ -300,7 +319,7 @@ class Machine:
         self._runtime.set_cause(CauseKind.BUGCHECK, code, parameters, text)
         self._runtime.state = MachineState.CRASHED
         if self._standby is not None:
-            os.eventfd_write(self._standby.wake, 1)
+            os.eventfd_write(self._standby.wake, Call.CRASH)
             self._standby.process.wait()  # it ends this process before itself, unless it is dead already
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("a process that killed itself went on")

@@ -70,5 +70,6 @@ def describe_dump(runtime: RuntimeFile) -> dict[str, Any]:
         "pages_total": runtime[Register.PAGES_TOTAL],
         "pages_present": runtime[Register.PAGES_WRITTEN],
         "frames_failed": runtime[Register.FRAMES_FAILED],
+        "resident_growth_bytes": runtime[Register.RESIDENT_BYTES_DUMPED] - runtime[Register.RESIDENT_BYTES_ARMED],
         "seconds": runtime[Register.DUMP_NANOSECONDS] / 1e9,
     }
