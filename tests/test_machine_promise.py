@@ -340,3 +340,23 @@ def test_a_dump_is_carved_where_the_boot_area_is_lost(machine: Machine, lost: st
     assert report["generation"] == whole["generation"] == 2
     assert report["pages_present"] == whole["pages_present"]
     assert ElfCoreFile((machine.directory / "out" / "1" / "vmcore").read_bytes()).loads
+
+
+def test_a_region_too_small_warns_and_keeps_the_best_pages(machine: Machine, tmp_path: Path) -> None:
+    memory = tmp_path / "memory.raw"
+    memory.write_bytes(os.urandom(64 << 20))
+    machine.create(size="64MiB", memory="16MiB")
+    assert "warning: the region has" in machine.mount("--memory-image", memory).stdout
+    assert "warning" in machine.run("status", machine.mountpoint).stdout
+    crash = machine.crash(check=1)
+    assert (crash["verdict"], crash["reason"]) == ("PARTIAL", "the region is too small for all of memory")
+    report = machine.facts("recover", machine.image, "--output", "out", check=1)
+    assert (report["verdict"], report["pages_present"]) == ("PARTIAL", crash["pages_present"])
+    vmcore = ElfCoreFile((tmp_path / "out" / "1" / "vmcore").read_bytes())
+    content = memory.read_bytes()
+    for load in vmcore.loads:
+        found = vmcore.content[load.offset : load.offset + load.in_file]
+        assert found == content[load.physical : load.physical + load.in_file]
+    missing = sum(run["page_count"] for run in report["missing"])
+    assert missing + report["pages_present"] == report["pages_total"] == 16384
+    assert vmcore.flags & 1

@@ -249,3 +249,16 @@ def test_a_host_without_the_programs_says_which(machine: Machine) -> None:
     assert "fusermount3 is not installed" in refused(machine, "mount", machine.image, machine.mountpoint)
     machine.environment["PATH"] = os.environ["PATH"]
     machine.mount()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_create_leaves_no_file(machine: Machine, how: signal.Signals) -> None:
+    recipe = machine.directory / "recipe.toml"
+    recipe.write_text('size = "400MiB"\nmemory = "128MiB"\n[region]\nextents = 2000\n')
+    process = subprocess.Popen([COMMAND, "create", str(machine.image), "--recipe", str(recipe)], stderr=subprocess.PIPE)
+    wait_until(lambda: machine.image.exists() or process.poll() is not None, "the file is there")
+    process.send_signal(how)
+    _, complaint = process.communicate(timeout=30)
+    assert process.returncode in (0, 130), complaint
+    assert b"Traceback" not in complaint
+    assert machine.image.exists() == (process.returncode == 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # An interrupt may come while modules are loaded, too: nothing is loaded outside of this block.
         from dumpwriter.cli.arguments import parse_arguments
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to end is to be interrupted
         parsed = parse_arguments(sys.argv[1:] if arguments is None else arguments)
         command = importlib.import_module(f"dumpwriter.cli.{parsed.module}")
         code: int = getattr(command, parsed.function)(parsed)

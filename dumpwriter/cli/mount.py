@@ -121,6 +121,8 @@ def _tell(facts: dict[str, Any], mountpoint: str, *, as_json: bool) -> None:
             f"{mountpoint}: mounted, armed: a dump of {format_size(facts['memory_bytes'])} goes to "
             f"{region['path']}, {len(region['extents'])} extents"
         )
+        if facts.get("warning"):
+            print(f"warning: {facts['warning']}")
     else:
         print(f"{mountpoint}: mounted, but NOT armed: {facts.get('reason')}")
 

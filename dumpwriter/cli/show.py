@@ -102,6 +102,8 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             ("region", f"{region['path']}, {format_size(region['size_bytes'])} in {len(region['extents'])} extents")
         )
+    if facts.get("warning"):
+        rows.append(("warning", facts["warning"]))
     if facts["standby"]["pid"]:
         locked = "memory locked" if facts["standby"].get("memory_locked") else "memory not locked (needs root)"
         confined = "confined by seccomp" if facts["standby"].get("confined") else "not confined (no seccomp here)"

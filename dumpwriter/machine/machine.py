@@ -224,6 +224,17 @@ class Machine:
                 "extents": describe_extents(extents),
             },
             reason=None,
+            warning=self._warning(extents),
+        )
+
+    def _warning(self, extents: ExtentMap) -> str | None:
+        assert self._source is not None
+        wanted_bytes = region_size_bytes(self._source.memory.size_bytes)
+        if extents.size_bytes >= wanted_bytes:
+            return None
+        return (
+            f"the region has {extents.size_bytes} bytes and a whole dump can need {wanted_bytes}: "
+            f"a crash keeps the most valuable pages; free as much and mount again"
         )
 
     def _disarmed(self, reason: str) -> None:

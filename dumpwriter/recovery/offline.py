@@ -6,6 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dumpwriter.formats.region import DumpState
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.recovery.carving import carve
 from dumpwriter.recovery.extraction import CarvedSource, RegionSource, extract
@@ -34,6 +35,9 @@ REASONS_BY_STATE = {
     RegionState.DISCARDED: Reason.DISCARDED,
     RegionState.CLEAN: Reason.CLEAN,
 }
+
+
+DUMP_STATES: dict[int, str] = {state: state.name.lower() for state in DumpState}
 
 
 class OfflineDisk(NamedTuple):
@@ -149,7 +153,7 @@ def _describe_dump(disk: OfflineDisk, extents: ExtentMap) -> dict[str, Any] | No
     if header is None:
         return None
     return describe_header(header) | {
-        "state": header.state,
+        "state": DUMP_STATES.get(header.state, "unknown"),
         "armed": iso_time(header.armed_time_ns),
         "frames_planned": header.frames_planned,
         "frames_written": header.frames_written,
