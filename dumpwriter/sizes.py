@@ -22,6 +22,13 @@ def parse_size(text: str) -> int:
     return size_bytes
 
 
+def parse_count(text: str) -> int:
+    """A whole number from 1 on. Raises `UsageError`."""
+    if not (text.isascii() and text.isdigit()) or not int(text):
+        raise UsageError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
 def format_size(size_bytes: float) -> str:
     """Three digits and a unit: 1.5 GiB, 64 MiB."""
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from dumpwriter.machine.trigger import MANUAL_BUGCHECK, MANUAL_TEXT, parse_value
-from dumpwriter.sizes import parse_size
+from dumpwriter.sizes import parse_count, parse_size
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def _mount(commands: Any) -> None:
     command.add_argument("--memory-image", metavar="FILE", help="memory from a raw file or an ELF core")
     command.add_argument("--allow-other", action="store_true", help="let other users into the mount")
     command.add_argument("--discard-dump", action="store_true", help="give up a dump that is still in the region")
+    _retention(command)
     command.add_argument("--foreground", action="store_true", help="stay, and unmount at Ctrl-C")
     _json(command)
 
@@ -105,6 +106,7 @@ def _recover(commands: Any) -> None:
     command = _command(commands, "recover", "recover", "run", "take the dump out of an image that is not mounted")
     command.add_argument("image")
     command.add_argument("--output", metavar="DIR", required=True, help="where the numbered directory goes")
+    _retention(command)
     _json(command)
 
 
@@ -124,6 +126,15 @@ def _command(commands: Any, name: str, module: str, function: str, summary: str)
     command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
     command.set_defaults(module=module, function=function)
     return command
+
+
+def _retention(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--keep", type=_typed(parse_count), metavar="N", help="keep the first and the latest crashes, N in all"
+    )
+    command.add_argument(
+        "--min-free", type=_typed(parse_size), default=0, metavar="SIZE", help="leave at least so much room"
+    )
 
 
 def _json(command: argparse.ArgumentParser) -> None:

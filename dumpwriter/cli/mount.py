@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
         "memory_image": os.path.abspath(arguments.memory_image) if arguments.memory_image else None,
         "allow_other": arguments.allow_other,
         "discard_dump": arguments.discard_dump,
+        "keep": arguments.keep,
+        "min_free_bytes": arguments.min_free,
     }
     process, announcement = start_machine(request, in_background=not arguments.foreground)
     try:

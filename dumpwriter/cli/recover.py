@@ -9,6 +9,7 @@ from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import describe_recovery, print_json
 from dumpwriter.recovery.crashstore import HostStore
 from dumpwriter.recovery.offline import recover_image, verify_image
+from dumpwriter.recovery.retention import Retention
 from dumpwriter.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    retention = Retention(arguments.keep, arguments.min_free)
     with progress_bar("recover") as show:
-        report = recover_image(arguments.image, HostStore(arguments.output), show)
+        report = recover_image(arguments.image, HostStore(arguments.output), retention, show)
     if not arguments.json and not os.access(arguments.image, os.W_OK):
         print(f"{arguments.image} is read-only: the dump in it is not marked as taken")
     return _tell(report, as_json=arguments.json)

@@ -33,6 +33,7 @@ from dumpwriter.recovery.diskstore import DiskStore
 from dumpwriter.recovery.extraction import RegionSource, extract
 from dumpwriter.recovery.offline import identity_of, reason_for_none
 from dumpwriter.recovery.report import describe_extents, describe_nothing
+from dumpwriter.recovery.retention import Retention
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootStage, RegionState
@@ -79,6 +80,8 @@ class MountRequest(NamedTuple):
     memory_image: str | None = None
     allow_other: bool = False
     discard_dump: bool = False
+    keep: int | None = None
+    min_free_bytes: int = 0
 
 
 class Machine:
@@ -171,8 +174,9 @@ class Machine:
             return
         try:
             region = Mapped(self._live.device, self._area.read_extents(self._record))
+            retention = Retention(self.request.keep, self.request.min_free_bytes)
             source = RegionSource(region, identity_of(self._record))
-            extraction = extract(source, DiskStore(self._filesystem), self._show_step)
+            extraction = extract(source, DiskStore(self._filesystem), retention, self._show_step)
         except (FormatError, RecoveryError) as refusal:
             raise self._kept_in_region(str(refusal)) from None
         except OSError as error:

@@ -1,7 +1,8 @@
 """A directory of recovered crashes: numbered directories, each with `vmcore` and `report.json`, private to their owner.
 
 A crash is written under an unfinished name and gets its number by one rename after it is durable. What an interrupted
-recovery left unfinished is removed by the next.
+recovery left unfinished is removed by the next. The file `bounds` holds the next number, as savecore's does, so that a
+number is not used again when its crash is gone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 UNFINISHED = "unfinished"
+BOUNDS = "bounds"
+BOUNDS_SIZE_BYTES_MAX = 32
 REPORT_SIZE_BYTES_MAX = 64 << 20
 
 
@@ -50,9 +53,13 @@ class CrashStore(Protocol):
     def abandon(self) -> None:
         """Remove the unfinished crash."""
 
+    def remove(self, name: str) -> None:
+        """Remove a finished crash; what cannot be removed stays."""
 
-def next_name(store: CrashStore) -> str:
-    return str(1 + max((int(name) for name in store.names() if name.isdecimal()), default=0))
+    def read_bound(self) -> bytes:
+        """What `write_bound` wrote; empty where nothing was."""
+
+    def write_bound(self, content: bytes) -> None: ...
 
 
 class HostStore:
@@ -113,6 +120,19 @@ class HostStore:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._unfinished)
 
+    def remove(self, name: str) -> None:
+        shutil.rmtree(os.path.join(self._path, name), ignore_errors=True)
+
+    def read_bound(self) -> bytes:
+        with contextlib.suppress(OSError), open(os.path.join(self._path, BOUNDS), "rb") as file:
+            return file.read(BOUNDS_SIZE_BYTES_MAX)
+        return b""
+
+    def write_bound(self, content: bytes) -> None:
+        with open(os.path.join(self._path, BOUNDS), "wb", opener=_private) as file:
+            file.write(content)
+            os.fsync(file.fileno())
+
     def _open(self, file: str) -> int:
         if file not in self._files:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -122,6 +142,10 @@ class HostStore:
     def _close_files(self) -> None:
         while self._files:
             os.close(self._files.popitem()[1])
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _sync_directory(path: str) -> None:

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from dumpwriter.recovery.crashstore import REPORT_SIZE_BYTES_MAX, UNFINISHED
+from dumpwriter.recovery.crashstore import BOUNDS, BOUNDS_SIZE_BYTES_MAX, REPORT_SIZE_BYTES_MAX, UNFINISHED
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -79,16 +79,38 @@ class DiskStore:
     def abandon(self) -> None:
         self._files.clear()
         with contextlib.suppress(FileNotFoundError):
-            unfinished = self._filesystem.lookup(self._directory, UNFINISHED.encode())
-            for name in self._entries(unfinished):
-                self._filesystem.unlink(unfinished, name)
-            self._filesystem.rmdir(self._directory, UNFINISHED.encode())
+            self._remove_directory(UNFINISHED.encode())
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            self._remove_directory(os.fsencode(name))
+
+    def read_bound(self) -> bytes:
+        with contextlib.suppress(OSError):
+            ino = self._filesystem.lookup(self._directory, BOUNDS.encode())
+            return bytes(self._filesystem.read(ino, 0, BOUNDS_SIZE_BYTES_MAX))
+        return b""
+
+    def write_bound(self, content: bytes) -> None:
+        try:
+            ino = self._filesystem.lookup(self._directory, BOUNDS.encode())
+        except FileNotFoundError:
+            ino = self._filesystem.create(self._directory, BOUNDS.encode(), stat.S_IFREG | 0o600, *self._owner).ino
+        self._filesystem.set_attributes(ino, size_bytes=0)
+        self._filesystem.write(ino, 0, content)
+        self._filesystem.fsync(ino)
 
     def _open(self, file: str) -> int:
         if file not in self._files:
             made = self._filesystem.create(self._unfinished, file.encode(), stat.S_IFREG | 0o600, *self._owner)
             self._files[file] = made.ino
         return self._files[file]
+
+    def _remove_directory(self, name: bytes) -> None:
+        directory = self._filesystem.lookup(self._directory, name)
+        for entry in self._entries(directory):
+            self._filesystem.unlink(directory, entry)
+        self._filesystem.rmdir(self._directory, name)
 
     def _entries(self, directory: int) -> list[bytes]:
         return [name for name, *_ in self._filesystem.entries(directory, 0) if name not in (b".", b"..")]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dumpwriter.export.elf import ElfLayout
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
-from dumpwriter.recovery.crashstore import next_name
 from dumpwriter.recovery.report import describe_findings, iso_time
+from dumpwriter.recovery.retention import next_name, numbered, superseded
 from dumpwriter.recovery.scan import Findings, PageSink, recover, recover_scattered
 from dumpwriter.verdict import Verdict
 from vdisk.errors import RecoveryError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from dumpwriter.frames import DumpIdentity, Frame
     from dumpwriter.recovery.crashstore import CrashStore
+    from dumpwriter.recovery.retention import Retention
     from vdisk.blockdevice import BlockDevice
     from vdisk.layers.mapped import Mapped
 
@@ -97,7 +98,9 @@ class CarvedSource(NamedTuple):
         return recover_scattered(self.disk, self.identity, self.frames, sink, progress)
 
 
-def extract(source: DumpSource, store: CrashStore, progress: Callable[[int, int], None]) -> Extraction:
+def extract(
+    source: DumpSource, store: CrashStore, retention: Retention, progress: Callable[[int, int], None]
+) -> Extraction:
     """Copy a dump out, durably. A dump that is in the store already is not copied again.
 
     A verdict of NONE copies nothing. Raises `RecoveryError` where the store has no room or fails; the dump is then as
@@ -110,15 +113,17 @@ def extract(source: DumpSource, store: CrashStore, progress: Callable[[int, int]
         return Extraction(findings, report | {"path": None})
     known = _already_there(store, source.identity)
     if known is not None:
+        _rotate(store, retention)
         return Extraction(findings, known)
     notes = findings.metadata.notes if findings.metadata else b""
     runs = [(first * PAGE_SIZE_BYTES, count * PAGE_SIZE_BYTES) for first, count in findings.present]
     layout = ElfLayout(runs, notes, partial=findings.verdict == Verdict.PARTIAL)
-    needed_bytes = survey.data_bytes + SPARE_BYTES
+    needed_bytes = survey.data_bytes + SPARE_BYTES + retention.min_free_bytes
     if store.free_bytes() < needed_bytes:
         raise RecoveryError(f"no room for the dump: it needs {needed_bytes} bytes, {store.free_bytes()} are free")
     try:
         report = _copy(source, store, layout, findings, report, progress)
+        _rotate(store, retention)
     except OSError as error:
         store.abandon()
         if error.errno == errno.ENOSPC:
@@ -142,7 +147,7 @@ def _copy(
     if again.present != findings.present:
         store.abandon()
         raise RecoveryError("the disk gave two different answers while the dump was read: run the recovery again")
-    name = next_name(store)
+    name = next_name(store.names(), _bound(store))
     report = report | {
         "path": store.describe(name),
         "format": "elf",
@@ -155,6 +160,18 @@ def _copy(
     return report
 
 
+def _bound(store: CrashStore) -> int:
+    written = store.read_bound().strip()
+    return int(written) if written.isdigit() else 1
+
+
+def _rotate(store: CrashStore, retention: Retention) -> None:
+    """Only after the newest is durable. A removal that the power cuts short is finished by the next recovery."""
+    store.write_bound(b"%s\n" % next_name(store.names(), _bound(store)).encode())
+    for name in superseded(store.names(), retention.keep):
+        store.remove(name)
+
+
 def _digest(store: CrashStore, size_bytes: int) -> str:
     """Of the copy as it reads back, not of what was meant to be written."""
     hasher = hashlib.sha256()
@@ -165,7 +182,7 @@ def _digest(store: CrashStore, size_bytes: int) -> str:
 
 def _already_there(store: CrashStore, identity: DumpIdentity) -> dict[str, Any] | None:
     """The report of this very dump, where a recovery came so far and was cut before the region was marked."""
-    for name in sorted(filter(str.isdecimal, store.names()), key=int, reverse=True):
+    for name in reversed(numbered(store.names())):
         try:
             report = json.loads(store.read_report(name) or b"{}")
         except ValueError:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from dumpwriter.formats.region import PageRun
     from dumpwriter.recovery.crashstore import CrashStore
+    from dumpwriter.recovery.retention import Retention
     from vdisk.blockdevice import BlockDevice
     from vdisk.extent import ExtentMap
 
@@ -76,7 +77,9 @@ def opened_disk(descriptor: int) -> Iterator[OfflineDisk]:
         yield OfflineDisk(device, area, area.read())
 
 
-def recover_image(path: str, store: CrashStore, progress: Callable[[int, int], None]) -> dict[str, Any]:
+def recover_image(
+    path: str, store: CrashStore, retention: Retention, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
     """Copy the dump of an image out and mark the region, durably and in this order. The report says what was found.
 
     Where the boot area cannot tell where the dump is, the whole image is searched for it; nothing is marked then.
@@ -90,20 +93,24 @@ def recover_image(path: str, store: CrashStore, progress: Callable[[int, int], N
                 return describe_nothing(reason)
             source = RegionSource(Mapped(device, area.read_extents(record)), identity_of(record))
         except FormatError as damage:
-            return _recover_carved(device, store, progress, damage)
-        extraction = extract(source, store, progress)
+            return _recover_carved(device, store, retention, progress, damage)
+        extraction = extract(source, store, retention, progress)
         if extraction.findings.verdict != Verdict.NONE and os.access(path, os.W_OK):
             area.write(record._replace(region_state=RegionState.TAKEN))
         return extraction.report
 
 
 def _recover_carved(
-    device: BlockDevice, store: CrashStore, progress: Callable[[int, int], None], damage: FormatError
+    device: BlockDevice,
+    store: CrashStore,
+    retention: Retention,
+    progress: Callable[[int, int], None],
+    damage: FormatError,
 ) -> dict[str, Any]:
     carved = carve(device, progress)
     if carved is None:
         return describe_nothing(Reason.REGION_UNKNOWN)
-    return extract(CarvedSource(device, *carved), store, progress).report | {"carved": str(damage)}
+    return extract(CarvedSource(device, *carved), store, retention, progress).report | {"carved": str(damage)}
 
 
 def verify_image(path: str, progress: Callable[[int, int], None]) -> dict[str, Any]:
