@@ -1,4 +1,4 @@
-"""Rotation: the first crash and the latest stay, a number is used once, and nothing goes before its successor is safe."""
+"""Rotation: the first crash and the latest stay, and a number is used once."""
 
 from __future__ import annotations
 
