@@ -16,7 +16,8 @@ setup-runtime: ## what the command needs (the same as setup)
 setup-test: ## what the tests need too: debuggers, dump readers, linters
 	@scripts/setup.sh test
 
-demo: setup-runtime ## crash a machine on a new disk and read the dump
+demo: ## crash a machine on a new disk and read the dump
+	@scripts/setup.sh demo
 	@scripts/demo.sh
 
 lint: setup-test ## ruff and mypy

@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 # libc6-dev and ca-certificates are only recommended by gcc and pip: a minimal machine lacks them.
 RUNTIME_PACKAGES=(ca-certificates comerr-dev e2fsprogs fuse3 gcc libc6-dev libext2fs-dev libfuse3-dev libseccomp2 make pkg-config)
 PYTHON_PACKAGES=(python3 python3-dev python3-venv)
+DEMO_PACKAGES=(file makedumpfile) # readers of the dump; the demo goes on without them
 TEST_PACKAGES=(crash file fuse2fs gdb git makedumpfile mount procps util-linux)
 
 log="$(mktemp)"
@@ -122,7 +123,7 @@ install_test() {
     pip install --requirement requirements/test.lock
 }
 
-# --- the two set-ups --------------------------------------------------------------------------------------------------
+# --- the set-ups ------------------------------------------------------------------------------------------------------
 
 warn_without_fuse() {
     [[ -e /dev/fuse ]] || say "/dev/fuse is missing, so nothing can be mounted: modprobe fuse (in a container: give it the device)" >&2
@@ -142,6 +143,11 @@ setup_runtime() {
     warn_without_fuse
 }
 
+setup_demo() {
+    setup_runtime
+    if find_root; then ensure_packages "${DEMO_PACKAGES[@]}"; fi
+}
+
 setup_test() {
     setup_runtime
     once test requirements/runtime.lock requirements/test.lock
@@ -150,6 +156,7 @@ setup_test() {
 
 case "${1:-}" in
     runtime) setup_runtime ;;
+    demo) setup_demo ;;
     test) setup_test ;;
-    *) fail "usage: scripts/setup.sh runtime | test" ;;
+    *) fail "usage: scripts/setup.sh runtime | demo | test" ;;
 esac
