@@ -249,7 +249,7 @@ def test_a_region_that_others_changed_is_noticed_and_made_anew(machine: Machine,
     machine.check_filesystem()
     machine.mount()
     assert (machine.mountpoint / "user").read_bytes() == content
-    newest = max(int(name) for name in os.listdir(machine.mountpoint / "var" / "crash"))
+    newest = max(int(name) for name in os.listdir(machine.mountpoint / "var" / "crash") if name.isdecimal())
     report = json.loads((machine.crash_directory(newest) / "report.json").read_text())
     assert (report["verdict"], report["bugcheck"]["code"]) == ("COMPLETE", 2)
 
