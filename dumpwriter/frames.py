@@ -79,10 +79,6 @@ def slot_count(region_size_bytes: int) -> int:
     return max(0, region_size_bytes - FIRST_SLOT_OFFSET_BYTES - BLOCK_SIZE_BYTES) // SLOT_SIZE_BYTES
 
 
-def region_size_bytes_for(frames: int) -> int:
-    return slot_offset_bytes(frames) + BLOCK_SIZE_BYTES
-
-
 def page_count(runs: Sequence[PageRun]) -> int:
     return sum(run.page_count for run in runs)
 

@@ -114,7 +114,7 @@ class RuntimeFile:
 
 def create(mountpoint: str) -> RuntimeFile:
     """A fresh file for a machine at this mount point; what an earlier machine left there is replaced."""
-    path = path_of(mountpoint)
+    path = os.path.join(directory(), _name_of(mountpoint))
     unfinished = f"{path}.{os.getpid()}"
     descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     os.ftruncate(descriptor, HEAD_SIZE_BYTES)
@@ -130,14 +130,15 @@ def create(mountpoint: str) -> RuntimeFile:
 
 def find(mountpoint: str) -> RuntimeFile | None:
     """The runtime file of the machine that is, or was last, at this mount point."""
-    return _open(path_of(mountpoint))
+    found = (_open(os.path.join(place, _name_of(mountpoint))) for place in _directories())
+    return next((machine for machine in found if machine is not None), None)
 
 
 def _open(path: str) -> RuntimeFile | None:
     """None where there is no such file, or it is none of ours. Raises `MountError` where it cannot be opened."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return None
     except OSError as error:
         raise MountError(f"cannot open {path}: {error.strerror}") from None
@@ -153,35 +154,56 @@ def _open(path: str) -> RuntimeFile | None:
 
 def all_machines() -> Iterator[RuntimeFile]:
     """Every runtime file of this user; each is the caller's to close."""
-    for name in sorted(os.listdir(directory())):
-        if name.endswith(SUFFIX) and (machine := _open(os.path.join(directory(), name))):
-            yield machine
+    for place in _directories():
+        for name in sorted(os.listdir(place)):
+            if name.endswith(SUFFIX) and (machine := _open(os.path.join(place, name))):
+                yield machine
 
 
-def path_of(mountpoint: str) -> str:
-    """Where the file of a mount point is. The name must be absolute and free of symbolic links."""
-    digest = blake3.blake3(os.fsencode(mountpoint)).hexdigest(length=16)
-    return os.path.join(directory(), digest + SUFFIX)
+def _name_of(mountpoint: str) -> str:
+    """The name of a mount point's file. The mount point must be absolute and free of symbolic links."""
+    return blake3.blake3(os.fsencode(mountpoint)).hexdigest(length=16) + SUFFIX
 
 
 def directory() -> str:
-    """Where runtime files are: private to the user, made when it is missing."""
-    path = _directory_name()
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    found = os.lstat(path)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise GhostdumpError(f"{path} is not a private directory of this user: remove it")
-    return path
+    """Where this process puts runtime files: private to the user, made when it is missing.
+
+    Raises `GhostdumpError` where there is no such place.
+    """
+    refusal: OSError | None = None
+    for path in _candidates():
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+        except OSError as error:
+            refusal = error
+            continue
+        if _is_private(path):
+            return path
+    reason = f"{refusal.filename}: {refusal.strerror}" if refusal else "those that exist are not private to you"
+    raise GhostdumpError(f"no place for the runtime file ({reason}): set XDG_RUNTIME_DIR to a directory of your own")
 
 
-def _directory_name() -> str:
-    if os.geteuid() == 0 and os.path.isdir("/run"):
-        return "/run/ghostdump"
-    base = os.environ.get("XDG_RUNTIME_DIR", "")
-    if base and os.path.isdir(base):
-        return os.path.join(base, "ghostdump")
-    return f"/tmp/ghostdump-{os.geteuid()}"  # noqa: S108 - checked to be ours and private
+def _directories() -> list[str]:
+    """Every place where a machine of this user may have put its file, whatever environment it was started in."""
+    return [path for path in _candidates() if _is_private(path)]
+
+
+def _candidates() -> list[str]:
+    own = os.geteuid()
+    if own == 0 and os.path.isdir("/run"):
+        return ["/run/ghostdump"]
+    bases = [os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{own}"]
+    places = [os.path.join(base, "ghostdump") for base in bases if base and os.path.isdir(base)]
+    return list(dict.fromkeys([*places, f"/tmp/ghostdump-{own}"]))  # noqa: S108 - checked to be ours and private
+
+
+def _is_private(path: str) -> bool:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def process_start(pid: int) -> int:

@@ -29,6 +29,11 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def format_count(count: int, what: str) -> str:
+    """1 extent, 2 extents."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def format_size(size_bytes: float) -> str:
     """Three digits and a unit: 1.5 GiB, 64 MiB."""
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):

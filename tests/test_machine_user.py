@@ -79,6 +79,16 @@ def test_a_user_without_root_has_the_whole_story(users_machine: Machine) -> None
     assert {path.stat().st_uid for path in directory.iterdir()} == {NOBODY}
 
 
+def test_a_machine_is_found_whatever_environment_it_was_started_in(users_machine: Machine) -> None:
+    users_machine.create()
+    place = users_machine.environment["XDG_RUNTIME_DIR"]
+    users_machine.environment["XDG_RUNTIME_DIR"] = "/proc"
+    users_machine.mount()
+    users_machine.environment["XDG_RUNTIME_DIR"] = place
+    assert users_machine.status()["state"] == "armed"
+    users_machine.unmount()
+
+
 @pytest.mark.usefixtures("open_path")
 def test_others_come_in_only_where_they_were_asked(machine: Machine) -> None:
     machine.create()

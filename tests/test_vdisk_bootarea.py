@@ -100,7 +100,7 @@ def test_each_copy_is_flushed_before_the_next_is_touched() -> None:
 
 
 def test_what_is_no_image_is_told_from_what_is_damaged() -> None:
-    with pytest.raises(NotAnImageError, match="too few"):
+    with pytest.raises(NotAnImageError, match="too small"):
         BootArea(MemoryDisk(4096))
     with pytest.raises(NotAnImageError, match="no boot record"):
         BootArea(MemoryDisk(SIZE_BYTES)).read()

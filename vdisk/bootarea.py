@@ -135,7 +135,7 @@ class BootArea:
 
     def __init__(self, device: BlockDevice) -> None:
         if device.size_bytes < 2 * BOOT_AREA_SIZE_BYTES:
-            raise NotAnImageError(f"not a ghostdump image: {device.size_bytes} bytes are too few for one")
+            raise NotAnImageError("not a ghostdump image: it is too small to be one")
         self._device = device
         self.offset_bytes = device.size_bytes - BOOT_AREA_SIZE_BYTES
 
@@ -155,7 +155,7 @@ class BootArea:
             return max(whole, key=lambda record: record.sequence)
         if any(sector.startswith(MAGIC) for sector in sectors):
             raise FormatError(
-                "both copies of the boot record are damaged; ghostdump recover searches the image without it"
+                "both copies of the boot record are damaged; ghostdump recover searches the image for a dump"
             )
         raise NotAnImageError("not a ghostdump image, or one that was cut short: there is no boot record at its end")
 

@@ -43,6 +43,10 @@ class ImageError(GhostdumpError):
 class ImageInUseError(ImageError):
     """Another process holds the lock of the image file."""
 
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is in use by another process")
+        self.path = path
+
 
 class NotAnImageError(ImageError):
     """The file is not a ghostdump image, or is no longer whole."""

@@ -31,7 +31,7 @@ def open_locked(path: str, *, read_only: bool = False) -> int:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise ImageInUseError(f"{path} is in use by another process: unmount it first (ghostdump unmount)") from None
+        raise ImageInUseError(path) from None
     return descriptor
 
 

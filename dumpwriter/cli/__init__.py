@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -11,29 +10,75 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FAILED_EXIT_CODE = 1
 INTERRUPTED_EXIT_CODE = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed or less than asked for, 2 bad usage."""
+    try:
+        _open_standard_streams()
+        for ending in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ending, signal.default_int_handler)  # to be told to end is to be interrupted
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED_EXIT_CODE)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Nothing is loaded outside of this: an interrupt may come while modules are loaded, too."""
+    from dumpwriter.cli.failures import explain
     from vdisk.errors import GhostdumpError
 
     try:
-        # An interrupt may come while modules are loaded, too: nothing is loaded outside of this block.
-        from dumpwriter.cli.arguments import parse_arguments
-
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to end is to be interrupted
-        parsed = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-        command = importlib.import_module(f"dumpwriter.cli.{parsed.module}")
-        code: int = getattr(command, parsed.function)(parsed)
-        sys.stdout.flush()
+        code = _carry_out(arguments)
     except GhostdumpError as error:
-        print(f"ghostdump: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("ghostdump: interrupted", file=sys.stderr)
-        return INTERRUPTED_EXIT_CODE
+        return _fail(arguments, explain(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; so has the message
-        return 1
+        _drop_output()  # the reader has gone; so has the message
+        return FAILED_EXIT_CODE
+    except OSError as error:
+        _drop_output()
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(arguments, f"{place}{error.strerror or error}", FAILED_EXIT_CODE)
     return code
+
+
+def _carry_out(arguments: Sequence[str]) -> int:
+    import importlib
+
+    from dumpwriter.cli.arguments import parse_arguments
+
+    parsed = parse_arguments(arguments)
+    command = importlib.import_module(f"dumpwriter.cli.{parsed.module}")
+    code: int = getattr(command, parsed.function)(parsed)
+    sys.stdout.flush()
+    return code
+
+
+def _fail(arguments: Sequence[str], reason: str, code: int) -> int:
+    """One line for people; with --json, a document for programs too."""
+    if "--json" in arguments:
+        import json
+
+        print(json.dumps({"error": reason, "exit_code": code}))
+    return _complain(reason, code)
+
+
+def _complain(reason: str, code: int) -> int:
+    print(f"ghostdump: {reason}", file=sys.stderr)
+    return code
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _open_standard_streams() -> None:
+    """Whoever closed one of the first three descriptors gets /dev/null there, and never a disk of ours."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))

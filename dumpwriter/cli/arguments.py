@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dumpwriter.machine.trigger import MANUAL_BUGCHECK, MANUAL_TEXT, parse_value
 from dumpwriter.sizes import parse_count, parse_size
@@ -21,8 +21,15 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return _parser().parse_args(arguments)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and where the help is, instead of printing half of it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help)")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ghostdump",
         description="A crash-dump stack that you may crash on purpose.",
         epilog=EPILOG,

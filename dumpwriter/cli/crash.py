@@ -8,7 +8,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from dumpwriter.cli.progress import progress_bar
+from dumpwriter.cli.progress import watch_standby
 from dumpwriter.cli.show import describe_dump, find_machine, print_json
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import REASON_TEXT, MachineState, Register
@@ -31,7 +31,8 @@ REHEARSAL_SECONDS = 15.0
 def run(arguments: argparse.Namespace) -> int:
     if len(arguments.parameter) > 4:
         raise UsageError("a bugcheck has four parameters, not more")
-    machine = find_machine(arguments.mountpoint)
+    mountpoint = mountinfo.resolve(arguments.mountpoint)
+    machine = find_machine(mountpoint)
     if not machine_is_alive(machine):
         state = present_state(machine).name.lower()
         raise MountError(f"the machine at {arguments.mountpoint} does not run ({state}): mount it first")
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     stop_machine(machine)
     if was_armed:
         watch_dump(machine)
-    clear_mount(arguments.mountpoint)
+    mountinfo.clear(mountpoint)  # the dead process took its mount along; what is left of it is detached
     return _tell(machine, as_json=arguments.json, was_armed=was_armed)
 
 
@@ -90,17 +91,9 @@ def stop_machine(machine: RuntimeFile) -> None:
 def watch_dump(machine: RuntimeFile) -> None:
     """Wait for the end of the standby, with its progress. An interrupt ends the watching, not the dump."""
     try:
-        with progress_bar("dump") as show:
-            while standby_is_alive(machine):
-                show(machine[Register.PAGES_WRITTEN], machine[Register.PAGES_PLANNED])
-                time.sleep(POLL_SECONDS)
+        watch_standby(machine, "dump")
     except KeyboardInterrupt:
         raise MountError("no longer watching; the standby goes on writing (ghostdump status tells how far)") from None
-
-
-def clear_mount(mountpoint: str) -> None:
-    """The dead process took its mount along; what is left of it is detached."""
-    mountinfo.clear(mountinfo.resolve(mountpoint))
 
 
 def _tell(machine: RuntimeFile, *, as_json: bool, was_armed: bool) -> int:

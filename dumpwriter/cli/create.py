@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dumpwriter.machine.creation import create_disk
 from dumpwriter.machine.recipe import Recipe, read_recipe
-from dumpwriter.sizes import format_size
+from dumpwriter.sizes import format_count, format_size
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     extents = create_disk(arguments.image, recipe)
     print(
         f"{arguments.image}: {format_size(recipe.size_bytes)}, dump region {format_size(extents.size_bytes)} in "
-        f"{len(extents.extents)} extents for {format_size(recipe.memory_size_bytes)} of memory"
+        f"{format_count(len(extents.extents), 'extent')} for {format_size(recipe.memory_size_bytes)} of memory"
     )
     return 0
 

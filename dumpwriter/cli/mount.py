@@ -12,12 +12,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from dumpwriter import runtime
-from dumpwriter.cli.progress import progress_bar
+from dumpwriter.cli.progress import progress_bar, watch_standby
 from dumpwriter.cli.show import describe_recovery, print_json
 from dumpwriter.formats.runtime import MachineState, Register
 from dumpwriter.machine.status import machine_is_alive, standby_is_alive
-from dumpwriter.sizes import format_size
-from vdisk.errors import GhostdumpError, MountError
+from dumpwriter.sizes import format_count, format_size
+from vdisk.errors import GhostdumpError, ImageInUseError, MountError
 from vdisk.mount import mountinfo
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     process, announcement = start_machine(request, in_background=not arguments.foreground)
     try:
-        facts = _wait_until_up(process, announcement, mountpoint)
+        facts = _wait_until_up(process, announcement, mountpoint, arguments.image)
     except BaseException:
         process.terminate()
         process.wait()
@@ -75,14 +75,21 @@ def wait_for_standby(image: str) -> None:
         if machine.document().get("image") != image or machine_is_alive(machine):
             machine.close()
             continue
-        with progress_bar("the standby is still writing") as show:
-            while standby_is_alive(machine):
-                show(machine[Register.PAGES_WRITTEN], machine[Register.PAGES_PLANNED])
-                time.sleep(POLL_SECONDS)
+        if standby_is_alive(machine):
+            watch_standby(machine, "the standby is still writing")
         machine.close()
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], announcement: int, mountpoint: str) -> dict[str, Any]:
+def _error_of(answer: dict[str, Any], image: str) -> GhostdumpError:
+    """The machine's error, as it would have been raised here."""
+    if answer["kind"] == ImageInUseError.__name__:
+        return ImageInUseError(image)
+    error = GhostdumpError(answer["error"])
+    error.exit_code = answer["exit_code"]
+    return error
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], announcement: int, mountpoint: str, image: str) -> dict[str, Any]:
     with os.fdopen(announcement, "rb") as pipe, progress_bar("boot") as show:
         while not select.select([pipe], [], [], POLL_SECONDS)[0]:
             machine = runtime.find(mountpoint)
@@ -96,9 +103,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], announcement: int, mountpoi
     answer: dict[str, Any] = json.loads(said)
     if "error" in answer:
         process.wait()
-        error = GhostdumpError(answer["error"])
-        error.exit_code = answer["exit_code"]
-        raise error
+        raise _error_of(answer, image)
     facts: dict[str, Any] = answer["facts"]
     return facts
 
@@ -121,7 +126,7 @@ def _tell(facts: dict[str, Any], mountpoint: str, *, as_json: bool) -> None:
     if facts["state"] == MachineState.ARMED.name.lower() and region:
         print(
             f"{mountpoint}: mounted, armed: a dump of {format_size(facts['memory_bytes'])} goes to "
-            f"{region['path']}, {len(region['extents'])} extents"
+            f"{region['path']}, {format_count(len(region['extents']), 'extent')}"
         )
         if facts.get("warning"):
             print(f"warning: {facts['warning']}")
@@ -163,4 +168,4 @@ def _wait_until_off(machine: RuntimeFile) -> None:
                 raise MountError(f"unmounted, but process {machine[Register.MACHINE_PID]} does not end: kill it")
             time.sleep(POLL_SECONDS)
     if machine.state != MachineState.OFF:
-        raise MountError("unmounted, but the shutdown was not clean: the next mount checks the filesystem")
+        raise MountError("unmounted, but the shutdown was not clean: the next mount checks the filesystem and recovers")

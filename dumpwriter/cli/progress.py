@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from typing import TYPE_CHECKING
+
+from dumpwriter.formats.runtime import Register
+from dumpwriter.machine.status import standby_is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from dumpwriter.runtime import RuntimeFile
+
+POLL_SECONDS = 0.02
 
 
 @contextlib.contextmanager
@@ -23,3 +31,11 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+def watch_standby(machine: RuntimeFile, title: str) -> None:
+    """Wait for the end of a standby that is writing, with its progress."""
+    with progress_bar(title) as show:
+        while standby_is_alive(machine):
+            show(machine[Register.PAGES_WRITTEN], machine[Register.PAGES_PLANNED])
+            time.sleep(POLL_SECONDS)

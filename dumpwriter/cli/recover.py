@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     retention = Retention(arguments.keep, arguments.min_free)
-    with progress_bar("recover") as show:
-        report = recover_image(arguments.image, HostStore(arguments.output), retention, show)
-    if not arguments.json and not os.access(arguments.image, os.W_OK):
+    with progress_bar("recover") as show, contextlib.closing(HostStore(arguments.output)) as store:
+        report = recover_image(arguments.image, store, retention, show)
+    if not arguments.json and report["verdict"] != Verdict.NONE and not os.access(arguments.image, os.W_OK):
         print(f"{arguments.image} is read-only: the dump in it is not marked as taken")
     return _tell(report, as_json=arguments.json)
 

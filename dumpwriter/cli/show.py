@@ -10,7 +10,7 @@ from dumpwriter import runtime
 from dumpwriter.machine.status import describe
 from dumpwriter.recovery.offline import describe_image, recorded_extents
 from dumpwriter.recovery.report import describe_extents
-from dumpwriter.sizes import format_size
+from dumpwriter.sizes import format_count, format_size
 from vdisk.errors import FormatError, MountError
 from vdisk.mount import mountinfo
 
@@ -99,9 +99,8 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("memory", f"{format_size(facts['memory_bytes'])}, {facts['machine']}"))
     if facts.get("region"):
         region = facts["region"]
-        rows.append(
-            ("region", f"{region['path']}, {format_size(region['size_bytes'])} in {len(region['extents'])} extents")
-        )
+        extents = format_count(len(region["extents"]), "extent")
+        rows.append(("region", f"{region['path']}, {format_size(region['size_bytes'])} in {extents}"))
     if facts.get("warning"):
         rows.append(("warning", facts["warning"]))
     if facts["standby"]["pid"]:
@@ -130,7 +129,7 @@ def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if facts["region"]:
         region = facts["region"]
-        rows.append(("", f"{format_size(region['size_bytes'])} in {len(region['extents'])} extents"))
+        rows.append(("", f"{format_size(region['size_bytes'])} in {format_count(len(region['extents']), 'extent')}"))
     if facts["dump"] and facts["dump"]["bugcheck"]:
         dump = facts["dump"]
         rows.append(("dump", f"{dump['cause']} {dump['bugcheck']['code']:#x} at {dump['times']['crash']}"))

@@ -197,7 +197,7 @@ def header_offsets_bytes(region_size_bytes: int) -> tuple[int, int]:
 
 def cut_text(text: str, size_bytes: int) -> bytes:
     """UTF-8 of at most `size_bytes`, never ending inside a character."""
-    return text.encode()[:size_bytes].decode(errors="ignore").encode()
+    return text.encode(errors="replace")[:size_bytes].decode(errors="ignore").encode()
 
 
 def _header(identity: DumpIdentity, extents: ExtentMap, state: DumpState, armed_time_ns: int) -> DumpHeader:

@@ -45,6 +45,7 @@ def create_disk(path: str, recipe: Recipe) -> ExtentMap:
     Raises `UsageError` for sizes that make no sense, `ImageError` where the host cannot hold the file.
     """
     check_sizes(recipe)
+    path = os.path.abspath(path)  # mke2fs would take a name that begins with a dash for an option
     check_host_space(path, recipe)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

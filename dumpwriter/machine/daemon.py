@@ -2,8 +2,8 @@
 
     python -m dumpwriter.machine.daemon '{"image": "/…", "mountpoint": "/…"}' FD      FD: where the line goes
 
-The line is `{"facts": {…}}` when the mount is usable, or `{"error": "…", "exit_code": N}`. SIGTERM and SIGINT are the
-power button: a clean shutdown, or the end of the boot.
+The line is `{"facts": {…}}` when the mount is usable, or `{"error": "…", "kind": "…", "exit_code": N}`. SIGTERM, SIGINT
+and SIGHUP are the power button: a clean shutdown, or the end of the boot.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
         run_machine(request, announce)
     except GhostdumpError as error:
         with contextlib.suppress(OSError), os.fdopen(announce_fd, "w") as pipe:
-            json.dump({"error": str(error), "exit_code": error.exit_code}, pipe)
+            json.dump({"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}, pipe)
         sys.exit(error.exit_code)
 
 
@@ -63,9 +63,8 @@ async def _run(request: MountRequest, announce: Callable[[dict[str, object]], No
             except BrokenPipeError:  # whoever asked for the mount does not wait for it any more
                 machine.press_power_button()
 
-        for button in (signal.SIGTERM, signal.SIGINT):
+        for button in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(button, press)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             await machine.boot()
         except BaseException:

@@ -34,6 +34,7 @@ from dumpwriter.recovery.extraction import RegionSource, extract
 from dumpwriter.recovery.offline import identity_of, reason_for_none
 from dumpwriter.recovery.report import describe_extents, describe_nothing
 from dumpwriter.recovery.retention import Retention
+from dumpwriter.sizes import format_count
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootStage, RegionState
@@ -190,8 +191,9 @@ class Machine:
 
     def _kept_in_region(self, why: str) -> RecoveryError:
         return RecoveryError(
-            f"{why}; take the dump out with ghostdump recover {self.request.image} --output DIR, "
-            f"or give it up with ghostdump mount --discard-dump"
+            f"{why}; the dump stays in the region: make room in /var/crash, unmount and mount again; or unmount and "
+            f"ghostdump recover {self.request.image} --output DIR; or give it up with "
+            f"ghostdump mount --discard-dump {self.request.image} {self.request.mountpoint}"
         )
 
     # Arming
@@ -212,7 +214,9 @@ class Machine:
         )
         self._publish_armed(self._extents, self._standby)
         self._runtime.state = MachineState.ARMED
-        self.log(f"dump: armed, {self._extents.size_bytes} bytes in {len(self._extents.extents)} extents")
+        self.log(
+            f"dump: armed, {self._extents.size_bytes} bytes in {format_count(len(self._extents.extents), 'extent')}"
+        )
 
     def _publish_armed(self, extents: ExtentMap, standby: Standby) -> None:
         self._publish(
@@ -282,18 +286,19 @@ class Machine:
 
     async def _keep_standby(self) -> None:
         """A standby that died is replaced: a machine that cannot dump must not say that it is armed."""
-        for _ in range(REARM_ATTEMPTS):
-            if self._standby is None:
-                return
+        attempts_left = REARM_ATTEMPTS
+        while self._standby is not None:
             with open(os.pidfd_open(self._standby.process.pid)) as pidfd:
                 await trio.lowlevel.wait_readable(pidfd)
             self._standby.dismiss()
             self._standby = None
-            self._disarmed("the standby died")
-            try:
-                self._start_standby()
-            except ArmingError as refusal:
-                self._disarmed(str(refusal))
+            self._disarmed("the standby died; unmount and mount again to arm")
+            if attempts_left:
+                attempts_left -= 1
+                try:
+                    self._start_standby()
+                except ArmingError as refusal:
+                    self._disarmed(str(refusal))
 
     def _control_files(self) -> list[ControlFile]:
         return [
@@ -308,7 +313,7 @@ class Machine:
         self.bugcheck(*parse_trigger(content.decode(errors="replace")))
 
     def _opened(self, path: bytes, ino: int) -> None:
-        self.log(f"open {os.fsdecode(path)} (inode {ino})")
+        self.log(f"open {printable(os.fsdecode(path))} (inode {ino})")
 
     def _failed(self, handler: str, failure: Exception) -> None:
         self.log(f"mount: {handler}: {failure!r}")
@@ -346,9 +351,15 @@ class Machine:
     # Power off
 
     def power_off(self) -> None:
-        """A clean shutdown: what is in memory goes to the disk, and the boot record says so last."""
+        """A clean shutdown: what is in memory goes to the disk, and the boot record says so last.
+
+        Where the filesystem cannot be closed there is no clean shutdown: the machine crashes instead, and says so.
+        """
         self._runtime.state = MachineState.STOPPING
-        self._filesystem.close()
+        try:
+            self._filesystem.close()
+        except FilesystemError as failure:
+            self.bugcheck(FILESYSTEM_BUGCHECK, (0, 0, 0, 0), f"the filesystem failed: {failure}")
         self.dismiss_standby()
         if self._is_region_ours:
             self._record = self._record._replace(region_state=RegionState.CLEAN)
@@ -386,6 +397,11 @@ class Machine:
             raise BootInterruptedError("interrupted; the dump stays in the region for the next mount")
         self._runtime[Register.STEP_DONE] = done
         self._runtime[Register.STEP_TOTAL] = total
+
+
+def printable(name: str) -> str:
+    """A name as one line of a log can hold it: what would end the line, or is no text, is escaped."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
 
 
 def as_json(facts: object) -> bytes:

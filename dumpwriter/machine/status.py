@@ -31,6 +31,8 @@ def present_state(runtime: RuntimeFile) -> MachineState:
     """The state in the file, corrected by which processes live."""
     state = runtime.state
     if machine_is_alive(runtime) and state in RUNNING:
+        if state == MachineState.ARMED and not standby_is_alive(runtime):
+            return MachineState.DISARMED  # the machine has not noticed yet that its standby is gone
         return state
     if state in RUNNING:
         # The process is gone and nobody wrote why: the standby is about to, or there is none.

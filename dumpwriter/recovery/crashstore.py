@@ -8,6 +8,7 @@ number is not used again when its crash is gone.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +18,8 @@ from vdisk.errors import RecoveryError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-UNFINISHED = "unfinished"
+UNFINISHED = ".ghostdump-unfinished"
+VMCORE, REPORT = "vmcore", "report.json"
 BOUNDS = "bounds"
 BOUNDS_SIZE_BYTES_MAX = 32
 REPORT_SIZE_BYTES_MAX = 64 << 20
@@ -33,11 +35,11 @@ class CrashStore(Protocol):
 
     def free_bytes(self) -> int: ...
 
-    def read_report(self, name: str) -> bytes:
-        """The report of a finished crash; empty where it has none."""
+    def read_finished(self, name: str, file: str, offset_bytes: int, length_bytes: int) -> bytes:
+        """From a file of a finished crash; empty behind its end, and where there is no such file."""
 
     def begin(self) -> None:
-        """Remove what is unfinished, and start afresh."""
+        """Remove what an interrupted recovery left, and start afresh. What is not ours is never removed."""
 
     def write(self, file: str, offset_bytes: int, content: Buffer) -> None: ...
 
@@ -63,7 +65,7 @@ class CrashStore(Protocol):
 
 
 class HostStore:
-    """A directory on the host, made where it is missing."""
+    """A directory on the host, made where it is missing, and locked against a second recovery into it."""
 
     def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)
@@ -71,8 +73,18 @@ class HostStore:
         self._files: dict[str, int] = {}
         try:
             os.makedirs(self._path, mode=0o700, exist_ok=True)
+            self._lock = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise RecoveryError(f"cannot make {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise RecoveryError(f"another recovery is writing to {path}: wait for it, or name another place") from None
+
+    def close(self) -> None:
+        self._close_files()
+        os.close(self._lock)
 
     def describe(self, name: str) -> str:
         return os.path.join(self._path, name)
@@ -84,9 +96,10 @@ class HostStore:
         found = os.statvfs(self._path)
         return found.f_bavail * found.f_frsize
 
-    def read_report(self, name: str) -> bytes:
-        with contextlib.suppress(OSError), open(os.path.join(self._path, name, "report.json"), "rb") as file:
-            return file.read(REPORT_SIZE_BYTES_MAX)
+    def read_finished(self, name: str, file: str, offset_bytes: int, length_bytes: int) -> bytes:
+        with contextlib.suppress(OSError), open(os.path.join(self._path, name, file), "rb") as finished:
+            finished.seek(offset_bytes)
+            return finished.read(length_bytes)
         return b""
 
     def begin(self) -> None:
@@ -117,8 +130,11 @@ class HostStore:
 
     def abandon(self) -> None:
         self._close_files()
+        for file in (VMCORE, REPORT):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._unfinished, file))
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._unfinished)
+            os.rmdir(self._unfinished)
 
     def remove(self, name: str) -> None:
         shutil.rmtree(os.path.join(self._path, name), ignore_errors=True)

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from dumpwriter.recovery.crashstore import BOUNDS, BOUNDS_SIZE_BYTES_MAX, REPORT_SIZE_BYTES_MAX, UNFINISHED
+from dumpwriter.recovery.crashstore import BOUNDS, BOUNDS_SIZE_BYTES_MAX, UNFINISHED
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -43,12 +43,11 @@ class DiskStore:
         available = found.blocks_available if self._owner[0] else found.blocks_free
         return available * found.block_size
 
-    def read_report(self, name: str) -> bytes:
+    def read_finished(self, name: str, file: str, offset_bytes: int, length_bytes: int) -> bytes:
         with contextlib.suppress(OSError):
             crash = self._filesystem.lookup(self._directory, os.fsencode(name))
-            return bytes(
-                self._filesystem.read(self._filesystem.lookup(crash, b"report.json"), 0, REPORT_SIZE_BYTES_MAX)
-            )
+            ino = self._filesystem.lookup(crash, file.encode())
+            return bytes(self._filesystem.read(ino, offset_bytes, length_bytes))
         return b""
 
     def begin(self) -> None:

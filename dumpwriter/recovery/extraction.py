@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dumpwriter.export.elf import ElfLayout
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
+from dumpwriter.recovery.crashstore import REPORT, REPORT_SIZE_BYTES_MAX, VMCORE
 from dumpwriter.recovery.report import describe_findings, iso_time
 from dumpwriter.recovery.retention import next_name, numbered, superseded
 from dumpwriter.recovery.scan import Findings, PageSink, recover, recover_scattered
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from vdisk.layers.mapped import Mapped
 
 DIGEST_READ_SIZE_BYTES = 4 << 20
-VMCORE, REPORT = "vmcore", "report.json"
+IDENTIFYING = ("dump_id", "generation", "verdict", "pages_present", "missing")
 SPARE_BYTES = 1 << 20  # report, directory entries and extent blocks
 
 
@@ -111,7 +112,7 @@ def extract(
     report = describe_findings(findings, source.identity)
     if findings.verdict == Verdict.NONE:
         return Extraction(findings, report | {"path": None})
-    known = _already_there(store, source.identity)
+    known = _already_there(store, report)
     if known is not None:
         _rotate(store, retention)
         return Extraction(findings, known)
@@ -180,13 +181,31 @@ def _digest(store: CrashStore, size_bytes: int) -> str:
     return hasher.hexdigest()
 
 
-def _already_there(store: CrashStore, identity: DumpIdentity) -> dict[str, Any] | None:
-    """The report of this very dump, where a recovery came so far and was cut before the region was marked."""
+def _already_there(store: CrashStore, found: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of this very dump, where a recovery came so far and was cut before the region was marked.
+
+    The copy must say the same as what was read just now, and must read back as it was when it was made.
+    """
     for name in reversed(numbered(store.names())):
         try:
-            report = json.loads(store.read_report(name) or b"{}")
+            report = json.loads(store.read_finished(name, REPORT, 0, REPORT_SIZE_BYTES_MAX) or b"{}")
         except ValueError:
             continue
-        if isinstance(report, dict) and report.get("dump_id") == identity.dump_id.hex():
-            return report
+        same = isinstance(report, dict) and all(report.get(key) == found[key] for key in IDENTIFYING)
+        if same and _digest_of_finished(store, name) == _recorded_digest(report):
+            return report if isinstance(report, dict) else None
     return None
+
+
+def _recorded_digest(report: dict[str, Any]) -> object:
+    digests = report.get("digests")
+    vmcore = digests.get(VMCORE) if isinstance(digests, dict) else None
+    return vmcore.get("sha256") if isinstance(vmcore, dict) else None
+
+
+def _digest_of_finished(store: CrashStore, name: str) -> str:
+    hasher, offset_bytes = hashlib.sha256(), 0
+    while content := store.read_finished(name, VMCORE, offset_bytes, DIGEST_READ_SIZE_BYTES):
+        hasher.update(content)
+        offset_bytes += len(content)
+    return hasher.hexdigest()

@@ -16,7 +16,7 @@ from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionState
 from vdisk.controller import Controller, create_registers
-from vdisk.errors import FormatError
+from vdisk.errors import FormatError, GhostdumpError, NotAnImageError
 from vdisk.imagefile import ImageFile, open_locked, open_unlocked
 from vdisk.layers.mapped import Mapped
 
@@ -85,14 +85,14 @@ def recover_image(
     Where the boot area cannot tell where the dump is, the whole image is searched for it; nothing is marked then.
     """
     with opened_device(open_locked(path, read_only=not os.access(path, os.W_OK))) as device:
-        area = BootArea(device)
         try:
+            area = BootArea(device)
             record = area.read()
             reason = reason_for_none(record)
             if reason is not None:
                 return describe_nothing(reason)
             source = RegionSource(Mapped(device, area.read_extents(record)), identity_of(record))
-        except FormatError as damage:
+        except (FormatError, NotAnImageError) as damage:
             return _recover_carved(device, store, retention, progress, damage)
         extraction = extract(source, store, retention, progress)
         if extraction.findings.verdict != Verdict.NONE and os.access(path, os.W_OK):
@@ -105,9 +105,11 @@ def _recover_carved(
     store: CrashStore,
     retention: Retention,
     progress: Callable[[int, int], None],
-    damage: FormatError,
+    damage: GhostdumpError,
 ) -> dict[str, Any]:
     carved = carve(device, progress)
+    if carved is None and isinstance(damage, NotAnImageError):
+        raise damage
     if carved is None:
         return describe_nothing(Reason.REGION_UNKNOWN)
     return extract(CarvedSource(device, *carved), store, retention, progress).report | {"carved": str(damage)}

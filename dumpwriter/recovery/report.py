@@ -49,6 +49,8 @@ def describe_nothing(reason: Reason) -> dict[str, Any]:
         "path": None,
         "pages_total": 0,
         "pages_present": 0,
+        "missing": [],
+        "frames_damaged": 0,
         **UNEXPLAINED,
     }
 

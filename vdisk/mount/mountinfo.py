@@ -33,7 +33,7 @@ class Mount(NamedTuple):
 
 def parse(table: bytes) -> list[Mount]:
     """Parse the text of mountinfo, in the kernel's order: of two at one place the later hides the earlier."""
-    return [_parse_line(line) for line in table.splitlines()]
+    return [_parse_line(line) for line in table.split(b"\n") if line]  # not splitlines: names hold \r
 
 
 def _parse_line(line: bytes) -> Mount:

@@ -1,0 +1,34 @@
+"""What a failure means to the user of the command line: who holds the image, and where to go from here."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from dumpwriter import runtime
+from dumpwriter.formats.runtime import Register
+from dumpwriter.machine.status import machine_is_alive, standby_is_alive
+from vdisk.errors import ImageInUseError
+
+if TYPE_CHECKING:
+    from vdisk.errors import GhostdumpError
+
+
+def explain(error: GhostdumpError) -> str:
+    """The message, with what only the command line can know."""
+    if isinstance(error, ImageInUseError):
+        return f"{error}: {_holder(error.path)}"
+    return str(error)
+
+
+def _holder(path: str) -> str:
+    image = os.path.realpath(path)
+    for machine in runtime.all_machines():
+        facts = machine.document()
+        if facts.get("image") != image:
+            continue
+        if machine_is_alive(machine):
+            return f"mounted at {facts['mountpoint']}; ghostdump unmount {facts['mountpoint']}"
+        if standby_is_alive(machine):
+            return f"the standby (process {machine[Register.STANDBY_PID]}) is still writing its dump; wait for its end"
+    return "end that first"

@@ -1,0 +1,193 @@
+"""What a new user ran into, each kept as a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dumpwriter.recovery.crashstore import UNFINISHED, HostStore
+from tests.machines import COMMAND
+from tests.mounting import wait_until
+from vdisk.errors import RecoveryError
+from vdisk.mount.mountinfo import parse
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.machines import Machine
+
+
+@pytest.fixture
+def crashed(machine: Machine) -> Machine:
+    machine.create()
+    machine.mount()
+    machine.crash()
+    return machine
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut", "flipped"])
+def test_a_copy_that_is_not_what_it_was_is_made_again(crashed: Machine, damage: str) -> None:
+    kept = crashed.image.read_bytes()
+    crashed.run("recover", crashed.image, "--output", "out")
+    crashed.image.write_bytes(kept)
+    vmcore = crashed.directory / "out" / "1" / "vmcore"
+    whole = vmcore.read_bytes()
+    if damage == "removed":
+        vmcore.unlink()
+    else:
+        vmcore.write_bytes(whole[:-4096] if damage == "cut" else whole[:5000] + b"?" + whole[5001:])
+    report = crashed.facts("recover", crashed.image, "--output", "out")
+    assert report["path"].endswith("/out/2")
+    assert (crashed.directory / "out" / "2" / "vmcore").read_bytes() == whole
+
+
+def test_a_damaged_image_is_not_reported_as_the_whole_one(crashed: Machine) -> None:
+    damaged = crashed.directory / "damaged.img"
+    damaged.write_bytes(crashed.image.read_bytes())
+    crashed.run("recover", crashed.image, "--output", "out")
+    (extent, *_) = crashed.facts("extents", damaged)
+    with damaged.open("r+b") as file:
+        file.seek(extent["physical_bytes"] + (1 << 20))
+        file.write(os.urandom(4096))
+    report = crashed.facts("recover", damaged, "--output", "out", check=1)
+    assert report["verdict"] == "PARTIAL"
+    assert report["path"].endswith("/out/2")
+
+
+def test_one_place_takes_one_recovery_at_a_time(tmp_path: Path) -> None:
+    first = HostStore(str(tmp_path))
+    with pytest.raises(RecoveryError, match="another recovery"):
+        HostStore(str(tmp_path))
+    first.close()
+    HostStore(str(tmp_path)).close()
+
+
+def test_what_is_not_ours_is_not_removed(crashed: Machine) -> None:
+    for name in ("unfinished", UNFINISHED):
+        (crashed.directory / "out" / name).mkdir(parents=True)
+        (crashed.directory / "out" / name / "mine").write_text("mine")
+    crashed.run("recover", crashed.image, "--output", "out", check=1)
+    for name in ("unfinished", UNFINISHED):
+        assert (crashed.directory / "out" / name / "mine").read_text() == "mine"
+
+
+def test_a_machine_without_a_standby_never_says_armed(machine: Machine) -> None:
+    machine.create()
+    machine.mount()
+    killed: set[int] = set()
+
+    def kill_the_standby() -> bool:
+        pid = machine.status()["standby"]["pid"]
+        if pid is not None and pid not in killed:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        return len(killed) == 4
+
+    wait_until(kill_the_standby, "each standby is replaced, three times")
+    wait_until(lambda: "standby died" in (machine.status()["reason"] or ""), "the machine has noticed")
+    assert machine.status()["state"] == "disarmed"
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_standard_streams_harm_nothing(machine: Machine, closed: tuple[int, ...]) -> None:
+    machine.create()
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    command = f'"{COMMAND}" mount "{machine.image}" "{machine.mountpoint}" {redirections}'
+    assert subprocess.run(["sh", "-c", command], check=False, capture_output=True).returncode == 0
+    (machine.mountpoint / "file").write_bytes(b"x" * 100_000)
+    assert machine.status()["state"] == "armed"
+    machine.unmount()
+    machine.must_be_clean()
+
+
+def test_output_that_nobody_takes_is_one_line(machine: Machine) -> None:
+    machine.create()
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([COMMAND, "inspect", machine.image], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert b"No space left" in done.stderr and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("lost", ["records zeroed", "area zeroed", "cut", "grown"])
+def test_a_dump_is_carved_where_nothing_tells_of_it(crashed: Machine, lost: str) -> None:
+    size = crashed.image.stat().st_size
+    with crashed.image.open("r+b") as file:
+        if lost == "grown":
+            file.truncate(size + (1 << 20))
+        elif lost == "cut":
+            file.truncate(size - 4096)
+        else:
+            file.seek(size - (4 << 20))
+            file.write(bytes(8192 if lost == "records zeroed" else 4 << 20))
+    report = crashed.facts("recover", crashed.image, "--output", "out")
+    assert report["verdict"] == "COMPLETE"
+    assert report["carved"]
+
+
+def test_any_file_name_can_be_logged(machine: Machine) -> None:
+    machine.create()
+    machine.mount()
+    for name in (b"bad\xff", b"line\nBUG: forged", b"\x1b[31m"):
+        with open(os.path.join(os.fsencode(machine.mountpoint), name), "wb"):
+            pass
+    log = (machine.mountpoint / ".ghostdump" / "log").read_text()
+    assert "\nBUG: forged" not in log and "\x1b" not in log
+    assert "line\\nBUG: forged" in log
+
+
+def test_a_failure_with_json_is_a_document_too(machine: Machine) -> None:
+    done = machine.run("status", machine.mountpoint, "--json", check=1)
+    assert json.loads(done.stdout) == {"error": done.stderr.strip().removeprefix("ghostdump: "), "exit_code": 1}
+
+
+def test_a_crash_from_inside_the_mount(machine: Machine) -> None:
+    machine.create()
+    machine.mount()
+    done = subprocess.run([COMMAND, "crash", "."], cwd=machine.mountpoint, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "COMPLETE" in done.stdout
+    wait_until(lambda: not os.path.ismount(machine.mountpoint), "the mount is gone")
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
+    command = f'mkdir "{tmp_path}/gone" && cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && "{COMMAND}" status x'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_a_mount_point_of_somebody_else_with_a_carriage_return() -> None:
+    line = b"36 35 98:0 / /mnt/a\rb rw,noatime master:1 - tmpfs none rw\n"
+    assert [mount.mountpoint for mount in parse(line * 2)] == ["/mnt/a\rb"] * 2
+
+
+def test_a_text_that_is_no_text(machine: Machine) -> None:
+    machine.create()
+    machine.mount()
+    done = subprocess.run([COMMAND, "crash", machine.mountpoint, "--text", b"\x80"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_image_whose_name_begins_with_a_dash(machine: Machine) -> None:
+    machine.run("create", "--size", "64MiB", "--memory", "16MiB", "--", "-disk.img")
+    assert (machine.directory / "-disk.img").exists()
+
+
+def test_who_holds_the_image_is_named(machine: Machine) -> None:
+    machine.create()
+    machine.mount()
+    said = machine.run("recover", machine.image, "--output", "out", check=1).stderr
+    assert f"ghostdump unmount {machine.mountpoint}" in said
+    status = machine.status()
+    os.kill(status["standby"]["pid"], signal.SIGSTOP)
+    os.kill(status["pid"], signal.SIGKILL)
+    wait_until(lambda: machine.status()["state"] == "crashed", "the machine is dead")
+    said = machine.run("recover", machine.image, "--output", "out", check=1).stderr
+    assert f"process {status['standby']['pid']}" in said
+    os.kill(status["standby"]["pid"], signal.SIGCONT)
+    machine.wait_until_dumped()
