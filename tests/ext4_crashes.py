@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vdisk.blockdevice import BlockDevice
 
 SECTOR_BYTES = 512
+BLOCK_BYTES = 4096
 
 
 class Write(NamedTuple):
@@ -107,6 +108,17 @@ class Workload:
         self.fs.write(self.fs.lookup(parent, name), offset_bytes, data)
         old = self.files[path].ljust(offset_bytes, b"\0")
         self.files[path] = old[:offset_bytes] + data + old[offset_bytes + length_bytes :]
+
+    def write_pieces(self, path: bytes, blocks: list[int]) -> None:
+        """One write for each of the blocks, in this order."""
+        self.write(path, 0, 0)
+        ino = self.fs.resolve(path)
+        data = letter_of(path) * BLOCK_BYTES
+        content = bytearray(self.files[path].ljust((max(blocks) + 1) * BLOCK_BYTES, b"\0"))
+        for block in blocks:
+            self.fs.write(ino, block * BLOCK_BYTES, data)
+            content[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES] = data
+        self.files[path] = bytes(content)
 
     def truncate(self, path: bytes, size_bytes: int) -> None:
         self._touch(path)

@@ -133,6 +133,20 @@ def cut_in_steps(work: Workload) -> None:
     work.sync()
 
 
+def many_extents(work: Workload) -> None:
+    """More than an extent tree of depth 1 can hold: the tree grows and shrinks between the cuts."""
+    blocks = random.Random("many extents").sample(range(0, 2900, 2), 1450)
+    work.write_pieces(b"/tree-t", blocks[:1200])
+    work.sync()
+    work.write_pieces(b"/tree-t", blocks[1200:])
+    work.sync()
+    work.truncate(b"/tree-t", 2000 * 4096)
+    work.write_pieces(b"/tree-t", list(range(1, 400, 2)))
+    work.sync()
+    work.unlink(b"/tree-t")
+    work.sync()
+
+
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """A directory in memory where there is one: e2fsck waits for its fsync, a thousand times here."""
@@ -143,6 +157,7 @@ def scratch() -> Iterator[Path]:
 
 WORKLOADS = (
     cut_in_steps,
+    many_extents,
     small_files,
     grow_and_cut,
     move_about,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FILE_BLOCKS_MAX = (1 << 32) - 2
 FILE_BYTES_MAX = FILE_BLOCKS_MAX * BLOCK_BYTES
 DATA_RESERVE_BLOCKS = 24  # kept from data: for extent trees, so that mapping cannot fail half-way, and for names
+_EXTENT_BLOCKS_MAX = 32768
 _EXTENTS_PER_NODE = 340
 
 
@@ -118,7 +119,8 @@ class Files:
             raise OSError(errno.EINVAL, "only an empty file can be allocated")
         self._committer.reserve(wanted + DATA_RESERVE_BLOCKS + wanted // _EXTENTS_PER_NODE)
         chosen = choose_runs(self._free_runs(), wanted)
-        needed = wanted + DATA_RESERVE_BLOCKS + len(chosen) * 2 // _EXTENTS_PER_NODE
+        extents = len(chosen) + wanted // _EXTENT_BLOCKS_MAX
+        needed = wanted + DATA_RESERVE_BLOCKS + extents * 2 // _EXTENTS_PER_NODE
         if sum(length for _, length in chosen) < wanted or self._volume.available_blocks < needed:
             raise OSError(errno.ENOSPC, "not enough free blocks")
         for start, length in chosen:

@@ -2,7 +2,6 @@
 #include "volume.h"
 
 #define EXTENT_MAX_BLOCKS 32768 /* the longest initialised extent */
-#define EXTENTS_PER_NODE 340
 
 struct inode_place {
     struct cached_block *block;
@@ -109,12 +108,25 @@ uint64_t inode_goal(volume *volume, uint32_t ino)
     return ext2fs_group_first_block2(volume->fs, ext2fs_group_of_ino(volume->fs, ino));
 }
 
+/*
+ * The library takes the end of the tree from the file's size, and then finds nothing at that end. A file that grows has
+ * its new size only when its blocks are mapped, so for the opening it is as long as a file can be.
+ */
 static errcode_t open_extents(volume *volume, uint32_t ino, ext2_extent_handle_t *handle)
 {
     struct ext2_inode_large *inode;
     errcode_t error = inode_load(volume, ino, &inode);
 
-    return error ? error : ext2fs_extent_open2(volume->fs, ino, (struct ext2_inode *)inode, handle);
+    if (error)
+        return error;
+    uint32_t size = inode->i_size, size_high = inode->i_size_high;
+    uint64_t longest = (uint64_t)UINT32_MAX * BLOCK_SIZE;
+    inode->i_size = (uint32_t)longest;
+    inode->i_size_high = longest >> 32;
+    error = ext2fs_extent_open2(volume->fs, ino, (struct ext2_inode *)inode, handle);
+    inode->i_size = size;
+    inode->i_size_high = size_high;
+    return error;
 }
 
 static errcode_t check_extent(volume *volume, const struct ext2fs_extent *extent)
@@ -138,22 +150,32 @@ static void set_hole(block_run *run, uint64_t logical, uint64_t end)
 }
 
 /*
- * The cursor stands where goto left it: at the extent before the hole, or at the first of the file. From the end of a
- * leaf the library's next step may lead back to the beginning of that leaf, so it is asked until it is past the hole.
+ * The next entry behind the cursor, on its level or above: as many steps as the tree is deep. Above the leaves its e_lblk
+ * is where the next subtree begins. (EXT2_EXTENT_NEXT_LEAF goes through whole subtrees again after a goto.)
  */
+static errcode_t next_entry(ext2_extent_handle_t handle, struct ext2fs_extent *entry)
+{
+    errcode_t error;
+
+    while ((error = ext2fs_extent_get(handle, EXT2_EXTENT_NEXT_SIB, entry)) == EXT2_ET_EXTENT_NO_NEXT)
+        if (ext2fs_extent_get(handle, EXT2_EXTENT_UP, entry))
+            return EXT2_ET_EXTENT_NO_NEXT;
+    return error;
+}
+
+/* The cursor stands where goto left it: at the extent before the hole, or at the one behind it where none is before. */
 static errcode_t describe_hole(ext2_extent_handle_t handle, uint64_t logical, block_run *run)
 {
-    struct ext2fs_extent extent;
-    errcode_t error = ext2fs_extent_get(handle, EXT2_EXTENT_CURRENT, &extent);
+    struct ext2fs_extent entry;
+    errcode_t error = ext2fs_extent_get(handle, EXT2_EXTENT_CURRENT, &entry);
 
-    for (int step = 0; !error && extent.e_lblk <= logical; step++) {
-        if (step > 2 * EXTENTS_PER_NODE)
-            return EXT2_ET_EXTENT_HEADER_BAD;
-        error = ext2fs_extent_get(handle, EXT2_EXTENT_NEXT_LEAF, &extent);
-    }
+    if (is_end(error) || (!error && entry.e_lblk <= logical))
+        error = next_entry(handle, &entry);
     if (error && !is_end(error))
         return error;
-    set_hole(run, logical, error ? UINT32_MAX : extent.e_lblk);
+    if (!error && entry.e_lblk <= logical)
+        return EXT2_ET_EXTENT_HEADER_BAD; /* entries out of order */
+    set_hole(run, logical, error ? UINT32_MAX : entry.e_lblk);
     return 0;
 }
 

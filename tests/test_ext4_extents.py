@@ -1,0 +1,112 @@
+"""Files of very many extents: every second block written, in any order; read, filled, cut and removed."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.ext4_images import MIB, assert_disk_clean, debugfs_extents, fresh_disk
+from tests.test_ext4_files import checkerboard
+from vdisk.ext4.filesystem import ROOT_INO, Ext4Filesystem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+BLOCK_BYTES = 4096
+ROOT_ENTRIES = 4  # what the inode itself holds of an extent tree
+NODE_ENTRIES = 340
+READ_BLOCKS = 512
+
+
+def ascending(blocks: list[int]) -> list[int]:
+    return blocks
+
+
+def descending(blocks: list[int]) -> list[int]:
+    return blocks[::-1]
+
+
+def at_random(blocks: list[int]) -> list[int]:
+    return random.Random(len(blocks)).sample(blocks, len(blocks))
+
+
+ORDERS = (ascending, descending, at_random)
+
+
+def stamp(block: int) -> bytes:
+    return block.to_bytes(8, "little") * (BLOCK_BYTES // 8)
+
+
+class StampedFile:
+    """A file in which every written block holds its own number, and an account of which were written."""
+
+    def __init__(self, fs: Ext4Filesystem) -> None:
+        self.fs = fs
+        self.ino = fs.create(ROOT_INO, b"file", 0o600, 0, 0).ino
+        self.written: set[int] = set()
+
+    def write(self, blocks: Iterable[int]) -> None:
+        for block in blocks:
+            assert self.fs.write(self.ino, block * BLOCK_BYTES, stamp(block)) == BLOCK_BYTES
+            self.written.add(block)
+
+    def truncate(self, blocks: int) -> None:
+        self.fs.set_attributes(self.ino, size_bytes=blocks * BLOCK_BYTES)
+        self.written = {block for block in self.written if block < blocks}
+
+    def check(self) -> None:
+        count = self.fs.attributes(self.ino).size_bytes // BLOCK_BYTES
+        for first in range(0, count, READ_BLOCKS):
+            blocks = range(first, min(first + READ_BLOCKS, count))
+            expected = b"".join(stamp(block) if block in self.written else bytes(BLOCK_BYTES) for block in blocks)
+            assert bytes(self.fs.read(self.ino, first * BLOCK_BYTES, len(expected))) == expected
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: order.__name__)
+@pytest.mark.parametrize(
+    ("count", "size_bytes"),
+    [(ROOT_ENTRIES * NODE_ENTRIES + 5000, 96 * MIB), pytest.param(100_500, 512 * MIB, marks=pytest.mark.slow)],
+)
+def test_every_second_block(
+    count: int, size_bytes: int, order: Callable[[list[int]], list[int]], tmp_path: Path
+) -> None:
+    disk = fresh_disk(size_bytes)
+    fs = Ext4Filesystem.open(disk)
+    free = fs.statistics().blocks_free
+    file = StampedFile(fs)
+    file.write(order([2 * index for index in range(count)]))
+    file.check()
+    fs.close()
+    path = assert_disk_clean(disk, tmp_path)
+    assert sum(1 for _ in debugfs_extents(path, "/file")) == count
+    file.fs = fs = Ext4Filesystem.open(disk)
+    file.write(order([2 * index + 1 for index in random.Random(1).sample(range(count), 5000)]))
+    file.check()
+    file.truncate(count)
+    file.check()
+    file.write(range(count, count + 100, 2))
+    file.check()
+    fs.unlink(ROOT_INO, b"file")
+    assert fs.statistics().blocks_free == free
+    fs.close()
+    assert_disk_clean(disk, tmp_path)
+
+
+@pytest.mark.parametrize("size_blocks", [0, 3 * (NODE_ENTRIES - 1)])
+def test_one_write_in_a_thousand_pieces(size_blocks: int, tmp_path: Path) -> None:
+    """The tree grows a level within one write, with a node that begins where the file ended before it."""
+    disk = fresh_disk(32 * MIB)
+    fs = Ext4Filesystem.open(disk)
+    checkerboard(fs, 4000)
+    file = StampedFile(fs)
+    file.write(range(size_blocks))
+    pieces = range(size_blocks, 1400)
+    data = b"".join(stamp(block) for block in pieces)
+    assert fs.write(file.ino, size_blocks * BLOCK_BYTES, data) == len(data)
+    file.written.update(pieces)
+    file.check()
+    fs.close()
+    assert_disk_clean(disk, tmp_path)
