@@ -91,7 +91,9 @@ def test_a_disk_that_dies_anywhere_leaves_what_was_synced(tmp_path: Path) -> Non
         with pytest.raises(OSError, match="shut down") as caught:
             fs.create(ROOT_INO, b"too late", 0o600, 0, 0)
         assert caught.value.errno == errno.EROFS
-        fs.close()
+        assert fs.failure.endswith("the disk is gone")
+        with pytest.raises(FilesystemError, match="the disk is gone"):
+            fs.close()
         path = tmp_path / "disk"
         path.write_bytes(disk.content)
         repair(path)
@@ -99,6 +101,65 @@ def test_a_disk_that_dies_anywhere_leaves_what_was_synced(tmp_path: Path) -> Non
         again = Ext4Filesystem.open(MemoryDisk(disk.size_bytes, path.read_bytes()))
         for index in range(synced):
             assert again.lookup(ROOT_INO, b"%d" % index)
+
+
+def test_a_commit_that_fails_in_the_background_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("vdisk.ext4.committer.time.monotonic", clock)
+    failing = FullStop(fresh_disk())
+    fs = Ext4Filesystem.open(failing)
+    fs.create(ROOT_INO, b"file", 0o600, 0, 0)
+    fs.maintain()
+    clock.seconds = 6
+    failing.writes_left = 0
+    for _ in range(2):
+        with pytest.raises(FilesystemError, match="a commit failed: the disk is gone"):
+            fs.maintain()
+    assert fs.failure == "a commit failed: the disk is gone"
+
+
+def test_a_close_that_fails_is_reported(tmp_path: Path) -> None:
+    for writes in range(8):
+        disk = fresh_disk()
+        failing = FullStop(disk)
+        fs = Ext4Filesystem.open(failing)
+        fs.create(ROOT_INO, b"file", 0o600, 0, 0)
+        failing.writes_left = writes
+        with pytest.raises(FilesystemError, match="the disk is gone"):
+            fs.close()
+        assert fs.failure.endswith("the disk is gone")
+        path = tmp_path / "disk"
+        path.write_bytes(disk.content)
+        repair(path)
+        assert_clean(path)
+
+
+def test_an_operation_that_fails_half_way_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The name cannot be added when its inode has been made."""
+    disk = fresh_disk()
+    fs = Ext4Filesystem.open(disk)
+    fs.create(ROOT_INO, b"kept", 0o600, 0, 0)
+    fs.commit()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EUCLEAN, "the directory is damaged")
+
+    monkeypatch.setattr(directories.Directory, "add", fail)
+    with pytest.raises(OSError, match="the directory is damaged"):
+        fs.create(ROOT_INO, b"lost", 0o600, 0, 0)
+    expected = "an operation failed half-way: the directory is damaged"
+    assert fs.failure == expected
+    with pytest.raises(OSError, match="shut down"):
+        fs.create(ROOT_INO, b"too late", 0o600, 0, 0)
+    with pytest.raises(FilesystemError, match=expected):
+        fs.maintain()
+    with pytest.raises(FilesystemError, match=expected):
+        fs.close()
+    assert needs_check(disk)
+    path = tmp_path / "disk"
+    path.write_bytes(disk.content)
+    repair(path)
+    assert_clean(path)
 
 
 def make_and_sync_until_it_fails(fs: Ext4Filesystem) -> int:
@@ -137,6 +198,7 @@ def test_dropping_a_filesystem_leaves_the_disk_for_e2fsck(tmp_path: Path) -> Non
     fs.create(ROOT_INO, b"lost", 0o600, 0, 0)
     fs.abandon()
     fs.close()
+    assert not fs.failure
     path.write_bytes(disk.content)
     assert needs_check(disk)
     check_filesystem(str(path))

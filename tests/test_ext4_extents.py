@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.ext4_images import MIB, assert_disk_clean, debugfs_extents, fresh_disk
-from tests.test_ext4_files import checkerboard
+from tests.test_ext4_files import FailingDisk, checkerboard
 from vdisk.ext4.filesystem import ROOT_INO, Ext4Filesystem
 
 if TYPE_CHECKING:
@@ -107,6 +107,29 @@ def test_one_write_in_a_thousand_pieces(size_blocks: int, tmp_path: Path) -> Non
     data = b"".join(stamp(block) for block in pieces)
     assert fs.write(file.ino, size_blocks * BLOCK_BYTES, data) == len(data)
     file.written.update(pieces)
+    file.check()
+    fs.close()
+    assert_disk_clean(disk, tmp_path)
+
+
+def test_a_node_that_cannot_be_read_ends_a_write_and_not_the_filesystem(tmp_path: Path) -> None:
+    """The write runs from one leaf of the tree, which is in memory, into the next, which the disk does not give."""
+    disk = fresh_disk()
+    fs = Ext4Filesystem.open(disk)
+    file = StampedFile(fs)
+    file.write(range(0, 4 * NODE_ENTRIES, 2))
+    fs.close()
+    failing = FailingDisk(disk)
+    file.fs = fs = Ext4Filesystem.open(failing)
+    fs.read(file.ino, 0, BLOCK_BYTES)
+    failing.bad_reads = (range(disk.size_bytes),)
+    first = 2 * (NODE_ENTRIES - 10)
+    data = b"".join(stamp(block) for block in range(first, first + 100))
+    blocks = fs.write(file.ino, first * BLOCK_BYTES, data) // BLOCK_BYTES
+    assert 0 < blocks < 100
+    assert not fs.failure
+    failing.bad_reads = ()
+    file.written.update(range(first, first + blocks))
     file.check()
     fs.close()
     assert_disk_clean(disk, tmp_path)

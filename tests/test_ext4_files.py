@@ -269,7 +269,8 @@ def test_a_failed_commit_leaves_the_last_one(disk: MemoryDisk, tmp_path: Path) -
     with pytest.raises(OSError, match="shut down") as caught:
         create(fs, b"too late")
     assert caught.value.errno == errno.EROFS
-    fs.close()
+    with pytest.raises(FilesystemError, match="a commit failed: the disk cannot write this"):
+        fs.close()
     assert needs_check(disk)
     with pytest.raises(FilesystemError, match="e2fsck"):
         Ext4Filesystem.open(disk)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import errno
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from vdisk.errors import FilesystemError, GhostdumpError
 from vdisk.ext4._libext2fs import lib
 from vdisk.ext4.superblock import INCOMPAT_RECOVER, Superblock
 from vdisk.ext4.volume import BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from vdisk.ext4.log import Log
@@ -31,7 +33,8 @@ class Committer:
     """Use it as a context manager around each operation that changes metadata.
 
     An operation that raises before it changed anything was refused, and that is all. One that fails half-way ends the
-    life of this mount: nothing is committed any more (EROFS), and the disk stays at its last commit.
+    life of this mount: nothing is committed any more (EROFS), and the disk stays at its last commit. Then `failure` says
+    what happened first; it is empty while all is well, and after an end that was asked for.
     """
 
     def __init__(self, volume: Volume, log: Log) -> None:
@@ -43,6 +46,7 @@ class Committer:
         self._dirty_since: float | None = None
         self.data_written = False
         self.has_ended = False
+        self.failure = ""
 
     def __enter__(self) -> None:
         if self.has_ended:
@@ -56,8 +60,8 @@ class Committer:
     ) -> None:
         if self._volume.changes == self._changes:
             return
-        if kind is not None:
-            self.has_ended = True
+        if error is not None:
+            self.fail("an operation failed half-way", error)
         if self._dirty_since is None:
             self._dirty_since = time.monotonic()
 
@@ -73,12 +77,20 @@ class Committer:
         """
         return self._threshold_blocks * 3 // 2
 
+    def fail(self, what: str, error: BaseException) -> None:
+        """Nothing is committed from here on. Only the first failure is remembered: the others follow from it."""
+        self.has_ended = True
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        self.failure = self.failure or f"{what}: {reason}"
+
     def maintain(self) -> None:
-        """Commit what has waited long enough, and keep the cache small."""
+        """Commit what has waited long enough, and keep the cache small. Raises `FilesystemError` after a failure."""
         since = self._dirty_since
         if since is not None and not self.has_ended and time.monotonic() - since >= COMMIT_AFTER_SECONDS:
-            self.commit()
+            with self._failing_the_filesystem():
+                self.commit()
         self._volume.trim()
+        self._check_failure()
 
     def reserve(self, blocks: int) -> None:
         """Have as many free blocks at hand as a commit can bring. For the start of an operation."""
@@ -107,18 +119,17 @@ class Committer:
             return
         if self.has_ended:
             raise OSError(errno.EROFS, "the filesystem was shut down by an earlier error")
-        self.has_ended = True  # until all of it has worked
-        if not self._log.is_open:
-            self._open_log()
-        self._volume.superblock.s_wtime = int(time.time()) & 0xFFFFFFFF
-        self._volume.check(lib.volume_seal(self._volume.handle))
-        numbers = self._volume.changed_blocks()
-        self._log.append(numbers, self._volume.content(numbers))
-        lib.volume_committed(self._volume.handle)
+        with self._wholly("a commit failed"):
+            if not self._log.is_open:
+                self._open_log()
+            self._volume.superblock.s_wtime = int(time.time()) & 0xFFFFFFFF
+            self._volume.check(lib.volume_seal(self._volume.handle))
+            numbers = self._volume.changed_blocks()
+            self._log.append(numbers, self._volume.content(numbers))
+            lib.volume_committed(self._volume.handle)
         self._committed_changes = self._changes = self._volume.changes
         self._dirty_since = None
         self.data_written = False
-        self.has_ended = False
         if self._log.is_crowded:
             self.checkpoint()
         self._volume.trim()
@@ -128,25 +139,51 @@ class Committer:
         assert not self.is_dirty
         if not self._log.is_open:
             return
-        self.has_ended = True  # until all of it has worked
-        for block, content in self._unwritten_runs():
-            self._volume.device.write_from(block * BLOCK_BYTES, content)
-        self._volume.device.flush()
-        self._log.empty()
-        lib.volume_checkpointed(self._volume.handle)
-        self.has_ended = False
+        with self._wholly("a checkpoint failed"):
+            for block, content in self._unwritten_runs():
+                self._volume.device.write_from(block * BLOCK_BYTES, content)
+            self._volume.device.flush()
+            self._log.empty()
+            lib.volume_checkpointed(self._volume.handle)
 
-    def close(self) -> None:
-        """Commit, checkpoint, and say on the disk that there is nothing to replay."""
+    def close(self, last_operation: Callable[[], None]) -> None:
+        """Do what is left to do, commit, checkpoint, and say on the disk that there is nothing to replay.
+
+        Raises `FilesystemError` where a failure, now or earlier, keeps the disk at its last commit.
+        """
+        self._check_failure()
         if self.has_ended:
             return
-        self.sync()
-        self.checkpoint()
+        with self._failing_the_filesystem(), self._wholly("the filesystem could not be closed"):
+            with self:
+                last_operation()
+            self.sync()
+            self.checkpoint()
+            if self._log.is_open:
+                self._log.close()
+                Superblock(self._volume.device).write_recover_flag(False)
         self.has_ended = True
-        if not self._log.is_open:
-            return
-        self._log.close()
-        Superblock(self._volume.device).write_recover_flag(False)
+
+    @contextmanager
+    def _wholly(self, what: str) -> Iterator[None]:
+        """What is done within either works or ends the filesystem."""
+        try:
+            yield
+        except BaseException as error:  # PowerLost too
+            self.fail(what, error)
+            raise
+
+    @contextmanager
+    def _failing_the_filesystem(self) -> Iterator[None]:
+        """What ends the filesystem within is raised as its failure."""
+        try:
+            yield
+        except (OSError, GhostdumpError) as error:
+            raise FilesystemError(self.failure) from error
+
+    def _check_failure(self) -> None:
+        if self.failure:
+            raise FilesystemError(self.failure)
 
     def _open_log(self) -> None:
         """The flag first: a journal that is in use below a superblock that does not say so would be thrown away."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FILE_BLOCKS_MAX = (1 << 32) - 2
 FILE_BYTES_MAX = FILE_BLOCKS_MAX * BLOCK_BYTES
 DATA_RESERVE_BLOCKS = 24  # kept from data: for extent trees, so that mapping cannot fail half-way, and for names
+SPLIT_RESERVE_BLOCKS = 12  # converting the middle of an extent adds two: at most six new nodes each
 _EXTENT_BLOCKS_MAX = 32768
 _EXTENTS_PER_NODE = 340
 
@@ -221,11 +222,13 @@ class Files:
         """Write whole blocks; returns how many were written before the disk was full or failed. Raises if none was."""
         done, total = 0, content.nbytes // BLOCK_BYTES
         while done < total:
-            run = self.run_at(ino, first + done, total - done)
+            changes = self._volume.changes
             try:
+                run = self.run_at(ino, first + done, total - done)
                 done += self._store_run(ino, run, content[done * BLOCK_BYTES :])
             except OSError as error:
-                if not done or not (isinstance(error, DeviceError) or error.errno == errno.ENOSPC):
+                is_refusal = isinstance(error, DeviceError) or error.errno == errno.ENOSPC
+                if not done or not is_refusal or self._volume.changes != changes:
                     raise
                 break
         return done
@@ -233,6 +236,8 @@ class Files:
     def _store_run(self, ino: int, run: MappedRun, content: memoryview) -> int:
         if not run.physical:
             return self._fill_hole(ino, run, content)
+        if run.unwritten and self._volume.available_blocks < SPLIT_RESERVE_BLOCKS:
+            raise OSError(errno.ENOSPC, "the filesystem is full")
         self._write_device(run.physical, content[: run.length * BLOCK_BYTES])
         if run.unwritten:
             self._volume.check(lib.map_convert(self._volume.handle, ino, run.logical, run.physical, run.length))

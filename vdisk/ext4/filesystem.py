@@ -67,7 +67,7 @@ class Ext4Filesystem:
         directories = Directories(volume, self._files)
         self._directories = directories
         self._namespace = Namespace(volume, self._committer, self._inodes, self._files, directories)
-        self._xattrs = Xattrs(volume, self._inodes)
+        self._xattrs = Xattrs(volume, self._committer, self._inodes)
 
     @classmethod
     def open(cls, device: BlockDevice) -> Ext4Filesystem:
@@ -83,11 +83,17 @@ class Ext4Filesystem:
     # The whole
 
     def close(self) -> None:
-        """Commit, and leave the disk clean. Unlinked files that are still held end here."""
-        if not self._committer.has_ended:
-            with self._committer:
-                self._inodes.end_orphans()
-        self._committer.close()
+        """Commit, and leave the disk clean. Unlinked files that are still held end here.
+
+        Raises `FilesystemError` where that fails, or something failed before: e2fsck has to run then.
+        """
+        self._committer.close(self._inodes.end_orphans)
+
+    @property
+    def failure(self) -> str:
+        """What ended the filesystem: the first failure in one line; empty while all is well. From then on every change
+        is refused (EROFS), and the disk stays at its last commit."""
+        return self._committer.failure
 
     def abandon(self) -> None:
         """Drop everything in memory without writing, as a crash would."""
@@ -98,7 +104,10 @@ class Ext4Filesystem:
         self._committer.sync()
 
     def maintain(self) -> None:
-        """Call it about once a second: commits what is 5 seconds old, and keeps the caches small."""
+        """Call it about once a second: commits what is 5 seconds old, and keeps the caches small.
+
+        Raises `FilesystemError` when the filesystem has failed, be it here or in an operation since the last call.
+        """
         self._committer.maintain()
 
     def statistics(self) -> Statistics:

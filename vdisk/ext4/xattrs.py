@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vdisk.ext4._libext2fs import XattrHandle
+    from vdisk.ext4.committer import Committer
     from vdisk.ext4.inodes import Inodes
     from vdisk.ext4.volume import Volume
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 
+ATTRIBUTE_BLOCKS = 1  # the block of an inode's attributes is copied when another inode shares it, even to remove one
 _NAMESPACES = (b"user.", b"trusted.", b"security.")
 _NAME_BYTES_MAX = 255
 _VALUE_BYTES_MAX = 65536
@@ -29,8 +31,9 @@ _LIST_BYTES_MAX = 65536
 class Xattrs:
     """All extended attributes of a volume. `set` and `remove` are called within an operation."""
 
-    def __init__(self, volume: Volume, inodes: Inodes) -> None:
+    def __init__(self, volume: Volume, committer: Committer, inodes: Inodes) -> None:
         self._volume = volume
+        self._committer = committer
         self._inodes = inodes
 
     def get(self, ino: int, name: bytes) -> bytes:
@@ -60,6 +63,7 @@ class Xattrs:
         self._inodes.live(ino)
         if len(value) > _VALUE_BYTES_MAX:
             raise OSError(errno.E2BIG, "the value is too long")
+        self._committer.require(ATTRIBUTE_BLOCKS)
         with self._opened(ino) as handle:
             existing = self._value(handle, name)
             if flags & XATTR_CREATE and existing is not None:
@@ -72,6 +76,7 @@ class Xattrs:
     def remove(self, ino: int, name: bytes) -> None:
         """Raises OSError ENODATA."""
         self.get(ino, name)
+        self._committer.require(ATTRIBUTE_BLOCKS)
         with self._opened(ino) as handle:
             self._volume.check(lib.ext2fs_xattr_remove(handle, name))
         self._changed(ino)
