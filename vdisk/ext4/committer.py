@@ -33,8 +33,8 @@ class Committer:
     """Use it as a context manager around each operation that changes metadata.
 
     An operation that raises before it changed anything was refused, and that is all. One that fails half-way ends the
-    life of this mount: nothing is committed any more (EROFS), and the disk stays at its last commit. Then `failure` says
-    what happened first; it is empty while all is well, and after an end that was asked for.
+    life of this mount: nothing is committed any more (EROFS), and the disk stays at its last commit. `failure` then
+    says what happened first; it is empty while all is well, and after an end that was asked for.
     """
 
     def __init__(self, volume: Volume, log: Log) -> None:
