@@ -42,6 +42,8 @@ void volume_committed(volume *volume);
 void volume_checkpointed(volume *volume);
 long blocks_find(volume *volume, uint64_t goal, uint64_t wanted, uint64_t *start, uint64_t *length);
 void blocks_take(volume *volume, uint64_t start, uint64_t length);
+long blocks_reserve(volume *volume, uint64_t start, uint64_t length);
+void blocks_release_reserved(volume *volume);
 long blocks_give(volume *volume, uint64_t start, uint64_t length);
 
 /* superblock.c: changing the superblock within one sector. */

@@ -27,6 +27,7 @@ void volume_free(volume *volume)
         ext2fs_free(volume->fs);
     cache_destroy(&volume->cache);
     free(volume->withheld.runs);
+    free(volume->reserved.runs);
     free(volume->group_changed);
     free(volume);
 }
@@ -42,10 +43,8 @@ static errcode_t find_metadata_block(ext2_filsys fs, blk64_t goal, blk64_t *resu
     return error;
 }
 
-static void withhold(volume *volume, uint64_t start, uint64_t length)
+static void append_run(struct run_list *list, uint64_t start, uint64_t length)
 {
-    struct run_list *list = &volume->withheld;
-
     list->blocks += length;
     if (list->count && list->runs[list->count - 1].start + list->runs[list->count - 1].length == start) {
         list->runs[list->count - 1].length += length;
@@ -81,7 +80,7 @@ static void note_blocks(volume *volume, uint64_t start, uint64_t length, int in_
     }
     for (uint64_t block = start; block < start + length; block++)
         cache_forget(volume, block);
-    withhold(volume, start, length);
+    append_run(&volume->withheld, start, length);
 }
 
 static void note_block(ext2_filsys fs, blk64_t block, int in_use)
@@ -176,7 +175,9 @@ uint64_t volume_available_blocks(volume *volume)
 {
     uint64_t free_blocks = volume_free_blocks(volume);
 
-    return free_blocks > volume->withheld.blocks ? free_blocks - volume->withheld.blocks : 0;
+    uint64_t kept_blocks = volume->withheld.blocks + volume->reserved.blocks;
+
+    return free_blocks > kept_blocks ? free_blocks - kept_blocks : 0;
 }
 
 uint64_t volume_blocks(volume *volume)
@@ -222,6 +223,41 @@ long blocks_give(volume *volume, uint64_t start, uint64_t length)
     ext2fs_block_alloc_stats_range(volume->fs, start, length, -1);
     note_blocks(volume, start, length, -1);
     return 0;
+}
+
+/* Keep what is free of a run from being allocated. A range that leaves the filesystem is cut at its end. */
+long blocks_reserve(volume *volume, uint64_t start, uint64_t length)
+{
+    uint64_t first = volume->fs->super->s_first_data_block, blocks = volume_blocks(volume);
+
+    if (start < first || start >= blocks || !length)
+        return 0;
+    uint64_t last = (length > blocks - start ? blocks : start + length) - 1;
+    while (start <= last) {
+        blk64_t found, end;
+        errcode_t error = ext2fs_find_first_zero_block_bitmap2(volume->busy, start, last, &found);
+        if (error)
+            return error == ENOENT ? 0 : error;
+        error = ext2fs_find_first_set_block_bitmap2(volume->busy, found, last, &end);
+        if (error && error != ENOENT)
+            return error;
+        if (error)
+            end = last + 1;
+        ext2fs_mark_block_bitmap_range2(volume->busy, found, end - found);
+        append_run(&volume->reserved, found, end - found);
+        start = end;
+    }
+    return 0;
+}
+
+void blocks_release_reserved(volume *volume)
+{
+    struct run_list *list = &volume->reserved;
+
+    for (size_t i = 0; i < list->count; i++)
+        ext2fs_unmark_block_bitmap_range2(volume->busy, list->runs[i].start, list->runs[i].length);
+    list->count = 0;
+    list->blocks = 0;
 }
 
 static errcode_t seal_block_bitmap(volume *volume, dgrp_t group)

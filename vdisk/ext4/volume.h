@@ -61,6 +61,7 @@ struct volume {
     ext2fs_block_bitmap busy;   /* in use, or freed and withheld: what may not be allocated */
     ext2fs_block_bitmap logged; /* a copy is in the live journal, which a replay would put back */
     struct run_list withheld;   /* freed, but not before a commit (or a checkpoint, where logged) */
+    struct run_list reserved;   /* free, but promised to somebody who needs what lies in them */
     unsigned char *group_changed;
     uint64_t changes;           /* counts every change, to tell a clean refusal from a failure half-way */
     int library_owns_inodes;    /* the library reads and writes whole inodes through the io_manager */

@@ -139,6 +139,13 @@ class Volume:
         """Mark a run that `find_blocks` gave as used."""
         lib.blocks_take(self.handle, start, length)
 
+    def reserve_blocks(self, start: int, length: int) -> None:
+        """Keep what is free of a run from being allocated, until `release_reserved_blocks`."""
+        self.check(lib.blocks_reserve(self.handle, start, length))
+
+    def release_reserved_blocks(self) -> None:
+        lib.blocks_release_reserved(self.handle)
+
     def changed_blocks(self) -> list[int]:
         """What the next commit takes, in disk order."""
         count = lib.cache_changed(self.handle)
