@@ -21,6 +21,7 @@ from dumpwriter.formats.region import (
     HEADER_SIZE_BYTES,
     PAGE_RUN,
     PAGE_SIZE_BYTES,
+    PAGES_MAX,
     PLACE,
     PLACES_MAX,
     RUNS_MAX,
@@ -145,7 +146,7 @@ def _is_consistent(frame: Frame) -> bool:
         return False
     if header.kind == FrameKind.META:
         return not frame.runs
-    if not frame.runs or any(not run.page_count for run in frame.runs):
+    if not frame.runs or any(not 0 < run.page_count <= PAGES_MAX - run.first_page for run in frame.runs):
         return False
     if header.kind == FrameKind.PAGES:
         return page_count(frame.runs) * PAGE_SIZE_BYTES == payload_bytes

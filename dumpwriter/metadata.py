@@ -9,6 +9,7 @@ from dumpwriter.formats.region import (
     MEMORY_RANGE,
     META_RECORD,
     PAGE_SIZE_BYTES,
+    PAGES_MAX,
     MemoryRangeRecord,
     MetaKind,
     MetaRecord,
@@ -59,8 +60,9 @@ def decode_metadata(payload: bytes) -> Metadata:
             memory_range.physical_bytes < end_bytes
             or not memory_range.length_bytes
             or any(value % PAGE_SIZE_BYTES for value in memory_range)
+            or memory_range.physical_bytes + memory_range.length_bytes > PAGES_MAX * PAGE_SIZE_BYTES
         ):
-            raise FormatError("metadata: memory ranges are not whole pages in ascending order")
+            raise FormatError("metadata: memory ranges are not whole, ascending pages below 4 PiB")
         end_bytes = memory_range.physical_bytes + memory_range.length_bytes
     machine = contents.get(MetaKind.MACHINE, b"").decode(errors="replace")
     return Metadata(contents.get(MetaKind.NOTES, b""), tuple(ranges), machine)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dumpwriter.crash import dump
+from dumpwriter.crash.plan import MemoryPart
 from dumpwriter.formats.region import PageRun
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.recovery.pageset import PageSet
@@ -190,3 +191,34 @@ def test_a_page_set_is_a_set(runs: list[tuple[int, int]], expected: int) -> None
     assert all(a.first_page + a.page_count < b.first_page for a, b in itertools.pairwise(found))
     missing = list(subject.missing_from([PageRun(0, expected)]))
     assert {page for first, count in missing for page in range(first, first + count)} == set(range(expected)) - pages
+
+
+def test_a_read_that_failed_is_told_from_what_is_not_there() -> None:
+    bench = DumpBench(700, pieces=1)
+    bench.write()
+    bad = {bench.extents.extents[0].physical_bytes // 4096 + 1 + 65 * 2 + 30}
+    findings = recover(Mapped(BadBlocks(bench.disk, bad), bench.extents), bench.identity, Pages())
+    assert (findings.verdict, findings.reads_failed) == (Verdict.PARTIAL, 1)
+    everywhere = set(range(bench.disk.size_bytes // 4096))
+    findings = recover(Mapped(BadBlocks(bench.disk, everywhere), bench.extents), bench.identity, Pages())
+    assert findings.verdict == Verdict.NONE
+    assert findings.reads_failed > 5
+
+
+def test_pages_outside_of_memory_do_not_make_a_dump_whole() -> None:
+    bench = DumpBench(200)
+    bench.parts = [part for part in bench.parts if part.run.first_page < 190]
+    bench.parts += [MemoryPart(1, PageRun(1 << 30, 10), is_zero=True)]
+    bench.write()
+    findings = recover(Mapped(bench.disk, bench.extents), bench.identity, Pages())
+    assert findings.verdict == Verdict.PARTIAL
+    assert findings.missing == (PageRun(190, 10),)
+
+
+@pytest.mark.parametrize("run", [PageRun((1 << 40) - 1, 2), PageRun(1 << 52, 1), PageRun(0, 1 << 63)])
+def test_pages_that_no_machine_has_are_not_believed(run: PageRun) -> None:
+    bench = DumpBench(100)
+    bench.parts += [MemoryPart(1, run, is_zero=True)]
+    bench.write()
+    findings = recover(Mapped(bench.disk, bench.extents), bench.identity, Pages())
+    assert all(present.first_page + present.page_count <= 1 << 40 for present in findings.present)

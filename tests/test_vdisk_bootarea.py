@@ -115,3 +115,23 @@ def test_what_is_no_image_is_told_from_what_is_damaged() -> None:
     area.write(area.read()._replace(region_state=99))
     with pytest.raises(FormatError, match="does not exist"):
         area.read()
+
+
+def test_two_regions_changes_cut_one_after_the_other_leave_one_whole_table() -> None:
+    third = ExtentMap([Extent(0, 3 << 20, 8192)])
+    for first_cut in range(6):
+        for second_cut in range(8):
+            disk, area = fresh_area()
+            area.write_region(area.read(), OLD)
+            for cut, region in ((first_cut, NEW), (second_cut, third)):
+                with contextlib.suppress(PowerLost):
+                    BootArea(TearsAt(disk, cut, 0)).write_region(area.read(), region)
+                assert area.read_extents(area.read()) in (OLD, NEW, third)
+
+
+@pytest.mark.parametrize("field", ["sequence", "boot_count", "generation"])
+def test_counts_that_no_machine_reaches_are_refused(field: str) -> None:
+    _, area = fresh_area()
+    area.write(area.read()._replace(**{field: (1 << 64) - 2}))  # type: ignore[arg-type]
+    with pytest.raises(FormatError, match="counts"):
+        area.read()

@@ -15,6 +15,7 @@ record, table B). At every moment one copy of each is whole and the two agree.
 
 from __future__ import annotations
 
+import contextlib
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -34,6 +35,7 @@ EXTENT_TABLE_OFFSETS_BYTES = (64 << 10, 1 << 20)
 SMALL_DUMP_OFFSET_BYTES = 2 << 20
 EXTENT_COUNT_MAX = 32768
 
+COUNT_MAX = 1 << 63
 MAGIC = b"GHOSTBR\0"
 VERSION = 1
 
@@ -170,18 +172,29 @@ class BootArea:
     def write_region(self, record: BootRecord, extents: ExtentMap) -> BootRecord:
         """Record a region: its extents, and the boot record that names them by their digest."""
         assert len(extents.extents) <= EXTENT_COUNT_MAX
-        table = EXTENT.pack_table([ExtentRecord(*extent) for extent in extents.extents])
+        self._repair_second_table(record)
+        table = _encode_table(extents)
         record = record._replace(
             region_size_bytes=extents.size_bytes,
             region_extent_count=len(extents.extents),
             region_extents_digest=blake3.blake3(table).digest(),
         )
-        padded = table.ljust(-(-len(table) // SECTOR_SIZE_BYTES) * SECTOR_SIZE_BYTES, b"\0")
-        first, second = (self.offset_bytes + offset for offset in EXTENT_TABLE_OFFSETS_BYTES)
-        self._device.write_through(first, padded)
+        self._write_table(EXTENT_TABLE_OFFSETS_BYTES[0], table)
         record = self.write(record)
-        self._device.write_through(second, padded)
+        self._write_table(EXTENT_TABLE_OFFSETS_BYTES[1], table)
         return record
+
+    def _write_table(self, offset_bytes: int, table: bytes) -> None:
+        padded = table.ljust(-(-len(table) // SECTOR_SIZE_BYTES) * SECTOR_SIZE_BYTES, b"\0")
+        self._device.write_through(self.offset_bytes + offset_bytes, padded)
+
+    def _repair_second_table(self, record: BootRecord) -> None:
+        """A cut may have left the table of the record in copy A alone, which is the one to be overwritten first."""
+        if not record.region_extent_count:
+            return
+        with contextlib.suppress(FormatError):  # no copy is whole: there is nothing to keep
+            extents = self.read_extents(record)
+            self._write_table(EXTENT_TABLE_OFFSETS_BYTES[1], _encode_table(extents))
 
     def read_extents(self, record: BootRecord) -> ExtentMap:
         """The recorded extents of the region. Raises `FormatError` where neither copy has the recorded digest."""
@@ -221,6 +234,12 @@ class BootArea:
             return None
         if record.version != VERSION or record.features_incompatible:
             raise FormatError(f"image has format version {record.version}: a newer ghostdump wrote it")
+        if max(record.sequence, record.boot_count, record.generation) >= COUNT_MAX:
+            raise FormatError("boot record has counts that no machine can have reached")
         if record.boot_stage not in set(BootStage) or record.region_state not in set(RegionState):
             raise FormatError("boot record has a stage or a region state that does not exist")
         return record
+
+
+def _encode_table(extents: ExtentMap) -> bytes:
+    return EXTENT.pack_table([ExtentRecord(*extent) for extent in extents.extents])

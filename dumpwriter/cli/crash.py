@@ -80,9 +80,8 @@ def stop_machine(machine: RuntimeFile) -> None:
         while machine.state in RUNNING and time.monotonic() < deadline:
             if select.select([pidfd], [], [], POLL_SECONDS)[0]:
                 return
-        if machine.state in RUNNING:
+        if machine.state in RUNNING or not standby_is_alive(machine):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        if not standby_is_alive(machine):
             select.select([pidfd], [], [], ANSWER_SECONDS)
     finally:
         os.close(pidfd)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dumpwriter.formats.runtime import Register
 from dumpwriter.machine.status import standby_is_alive
+from vdisk.errors import MountError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dumpwriter.runtime import RuntimeFile
 
 POLL_SECONDS = 0.02
+STALL_SECONDS = 45.0  # longer than the standby itself waits for its disk
 
 
 @contextlib.contextmanager
@@ -34,8 +36,18 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def watch_standby(machine: RuntimeFile, title: str) -> None:
-    """Wait for the end of a standby that is writing, with its progress."""
+    """Wait for the end of a standby that is writing, with its progress. Raises `MountError` where it stands still."""
+    last, deadline = -1, time.monotonic() + STALL_SECONDS
     with progress_bar(title) as show:
         while standby_is_alive(machine):
-            show(machine[Register.PAGES_WRITTEN], machine[Register.PAGES_PLANNED])
+            written = machine[Register.PAGES_WRITTEN]
+            if written != last:
+                last, deadline = written, time.monotonic() + STALL_SECONDS
+            if time.monotonic() > deadline:
+                pid = machine[Register.STANDBY_PID]
+                raise MountError(
+                    f"the standby (process {pid}) has written nothing for {STALL_SECONDS:.0f} s and still holds the "
+                    f"image: let it go on (kill -CONT {pid}), or give its dump up (kill -9 {pid})"
+                )
+            show(written, machine[Register.PAGES_PLANNED])
             time.sleep(POLL_SECONDS)

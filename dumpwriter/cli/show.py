@@ -93,7 +93,7 @@ def _extents_of(target: str) -> list[dict[str, int]]:
 
 def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("state", facts["state"] + (f": {facts['reason']}" if facts.get("reason") else ""))]
-    rows.append(("image", facts["image"]))
+    rows.append(("image", str(facts.get("image"))))
     rows.append(("process", str(facts["pid"])))
     if "memory_bytes" in facts:
         rows.append(("memory", f"{format_size(facts['memory_bytes'])}, {facts['machine']}"))

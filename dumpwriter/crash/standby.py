@@ -87,6 +87,7 @@ def main() -> None:
 async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
     block = controlblock.unseal(handles.control_block)
     threads = WriterThreads(block.writer_threads)
+    image = ImageFile(handles.image)
     ready: dict[str, Any] = {
         "start": process_start(os.getpid()),
         "memory_locked": _lock_memory(),
@@ -95,17 +96,17 @@ async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     meter = os.open("/proc/self/statm", os.O_RDONLY)
     ready["confined"] = confine()
-    ready["rehearsal"] = await _rehearse(handles, threads)
+    ready["rehearsal"] = await _rehearse(handles, image, threads)
     runtime[Register.RESIDENT_BYTES_ARMED] = _resident_bytes(meter)
     print(json.dumps(ready), flush=True)  # noqa: T201 - the machine reads it
     _let_go_of_output(null)
-    await _until_woken(handles, runtime, threads)
+    await _until_woken(handles, image, runtime, threads)
     if await _freeze(handles, runtime):
-        await _dump(handles, runtime, threads)
+        await _dump(handles, image, runtime, threads)
         runtime[Register.RESIDENT_BYTES_DUMPED] = _resident_bytes(meter)
 
 
-async def _until_woken(handles: Handles, runtime: RuntimeFile, threads: WriterThreads) -> None:
+async def _until_woken(handles: Handles, image: ImageFile, runtime: RuntimeFile, threads: WriterThreads) -> None:
     """Sleep until the machine is dead or calls; rehearse as often as it asks for that meanwhile."""
     while True:
         await _first_readable(handles.machine, handles.wake)
@@ -114,16 +115,16 @@ async def _until_woken(handles: Handles, runtime: RuntimeFile, threads: WriterTh
         except BlockingIOError:
             return  # the machine's process has ended
         if call < Call.CRASH:
-            runtime.set_text(REASON_TEXT, await _rehearse(handles, threads))
+            runtime.set_text(REASON_TEXT, await _rehearse(handles, image, threads))
             runtime[Register.REHEARSALS] += 1
         else:
             return
 
 
-async def _rehearse(handles: Handles, threads: WriterThreads) -> str:
+async def _rehearse(handles: Handles, image: ImageFile, threads: WriterThreads) -> str:
     """Why a dump could not be written; empty where it could."""
     try:
-        await threads.run_one(lambda: rehearse(_open_disk(handles).region))
+        await threads.run_one(lambda: rehearse(_open_disk(handles, image).region))
     except (FormatError, DeviceError) as refusal:
         return str(refusal)
     return ""
@@ -140,12 +141,12 @@ async def _freeze(handles: Handles, runtime: RuntimeFile) -> bool:
     return False
 
 
-async def _dump(handles: Handles, runtime: RuntimeFile, threads: WriterThreads) -> None:
+async def _dump(handles: Handles, image: ImageFile, runtime: RuntimeFile, threads: WriterThreads) -> None:
     started_ns = time.monotonic_ns()
     cause = _cause(runtime)
     progress = Progress()
     try:
-        disk = _open_disk(handles)
+        disk = _open_disk(handles, image)
         job = _job(disk, handles, cause)
     except (FormatError, DeviceError) as refusal:
         _fail(runtime, str(refusal))
@@ -165,13 +166,13 @@ async def _dump(handles: Handles, runtime: RuntimeFile, threads: WriterThreads) 
     disk.controller.order(Order.POWER_OFF)
 
 
-def _open_disk(handles: Handles) -> Disk:
+def _open_disk(handles: Handles, image: ImageFile) -> Disk:
     """Take the controller over. Raises `FormatError` for a control block that does not hold, `DeviceError`.
 
     The drivers are made anew from the block that was just checked, not from what has lain in memory.
     """
     block = controlblock.unseal(handles.control_block)
-    controller = Controller(handles.registers, ImageFile(handles.image))
+    controller = Controller(handles.registers, image)
     device = stack.load_clone(block.images).attach(controller)
     boot_area = Run(block.disk_size_bytes - BOOT_AREA_SIZE_BYTES, BOOT_AREA_SIZE_BYTES)
     guard = WriteGuard(device, [*block.extents.runs(0, block.extents.size_bytes), boot_area])

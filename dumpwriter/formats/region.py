@@ -17,6 +17,7 @@ from vdisk.blockdevice import BLOCK_SIZE_BYTES, SECTOR_SIZE_BYTES
 from vdisk.layout import Layout
 
 PAGE_SIZE_BYTES = 4096
+PAGES_MAX = 1 << 40  # no page number is larger: 4 PiB of physical addresses
 FRAME_PAGES_MAX = 64
 SLOT_BLOCKS = 1 + FRAME_PAGES_MAX
 SLOT_SIZE_BYTES = SLOT_BLOCKS * BLOCK_SIZE_BYTES

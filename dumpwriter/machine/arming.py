@@ -43,6 +43,7 @@ class Standby(NamedTuple):
     """A standby that said it is ready. `wake` is its eventfd."""
 
     process: subprocess.Popen[bytes]
+    pidfd: int
     facts: dict[str, Any]  # memory_locked, confined, modules: as the standby said itself
     wake: int
 
@@ -51,6 +52,7 @@ class Standby(NamedTuple):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         os.close(self.wake)
+        os.close(self.pidfd)
 
 
 def record_region(image: ImageFile, disk: BlockDevice, record: BootRecord, extents: ExtentMap) -> BootRecord:
@@ -126,7 +128,7 @@ def start_standby(
         raise
     runtime[Register.STANDBY_START] = ready["start"]
     runtime[Register.STANDBY_PID] = process.pid
-    return Standby(process, ready, wake)
+    return Standby(process, os.pidfd_open(process.pid), ready, wake)
 
 
 def _ready_line(process: subprocess.Popen[bytes]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import time
 from collections import deque
@@ -25,13 +26,19 @@ from dumpwriter.crash.plan import region_size_bytes
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, Call, MachineState, Register
 from dumpwriter.machine import arming, status
-from dumpwriter.machine.regionfile import REGION_PATH, pin_region, prepare_region
+from dumpwriter.machine.regionfile import (
+    REGION_PATH,
+    current_extents,
+    pin_region,
+    prepare_region,
+    unpin_region,
+)
 from dumpwriter.machine.trigger import parse_trigger
 from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
 from dumpwriter.recovery.diskstore import DiskStore
 from dumpwriter.recovery.extraction import RegionSource, extract
-from dumpwriter.recovery.offline import identity_of, reason_for_none
+from dumpwriter.recovery.offline import identity_of, may_be_marked, reason_for_none
 from dumpwriter.recovery.report import describe_extents, describe_nothing
 from dumpwriter.recovery.retention import Retention
 from dumpwriter.sizes import format_count
@@ -47,6 +54,7 @@ from vdisk.errors import (
     ImageError,
     RecoveryError,
 )
+from vdisk.ext4.atomic_superblock import AtomicSuperblock
 from vdisk.ext4.filesystem import Ext4Filesystem, needs_check
 from vdisk.ext4.mkfs import check_filesystem
 from vdisk.imagefile import ImageFile, open_locked
@@ -69,6 +77,7 @@ LOG_LINES_MAX = 4096
 MAINTENANCE_SECONDS = 1.0
 REARM_ATTEMPTS = 3
 FILESYSTEM_BUGCHECK = 0x24
+STAND_STILL_SECONDS = 15.0
 REHEARSAL_SECONDS = 10.0
 REHEARSAL_POLL_SECONDS = 0.002
 
@@ -158,8 +167,10 @@ class Machine:
         """Let e2fsck replay the journal through the driver stack, where the last run did not end cleanly."""
         if not needs_check(self._live.device):
             return
-        async with exported(self._live.device, self._failed) as path:
+        device = AtomicSuperblock(self._live.device)
+        async with exported(device, self._failed) as path:
             await trio.to_thread.run_sync(check_filesystem, path)
+        device.flush()
         self.log("e2fsck: journal replayed, filesystem clean")
 
     def _recover(self) -> None:
@@ -174,20 +185,40 @@ class Machine:
             self.log("recovery: the dump in the region was given up on request")
             return
         try:
-            region = Mapped(self._live.device, self._area.read_extents(self._record))
+            recorded = self._area.read_extents(self._record)
+            self._keep_blocks(recorded)
+            source = RegionSource(Mapped(self._live.device, recorded), identity_of(self._record))
             retention = Retention(self.request.keep, self.request.min_free_bytes)
-            source = RegionSource(region, identity_of(self._record))
             extraction = extract(source, DiskStore(self._filesystem), retention, self._show_step)
         except (FormatError, RecoveryError) as refusal:
             raise self._kept_in_region(str(refusal)) from None
         except OSError as error:
             raise self._kept_in_region(f"cannot write the dump's copy: {error.strerror or error}") from None
         self._filesystem.commit()
-        report = extraction.report
-        if extraction.findings.verdict != Verdict.NONE:
+        findings, report = extraction
+        if findings.reads_failed and findings.verdict != Verdict.COMPLETE:
+            raise self._kept_in_region(f"the disk failed {findings.reads_failed} reads of the region")
+        if may_be_marked(findings):
             self._record = self._area.write(self._record._replace(region_state=RegionState.TAKEN))
+        self._give_blocks_back()
         self._publish(last_recovery={key: value for key, value in report.items() if key != "missing"})
         self.log(f"recovery: {report['verdict']} {report['reason']} {report['path'] or ''}".rstrip())
+
+    def _keep_blocks(self, recorded: ExtentMap) -> None:
+        """Nobody, the copy of the dump included, may get the blocks that the dump lies in.
+
+        Others may have mounted the disk and moved or removed the region file: then its old blocks are free, or
+        somebody else's. What is free of them is set aside until the dump is out.
+        """
+        if current_extents(self._filesystem) == recorded:
+            pin_region(self._filesystem)
+        else:
+            self.log("recovery: the region file is not where it was recorded")
+            self._filesystem.reserve(recorded.runs(0, recorded.size_bytes))
+
+    def _give_blocks_back(self) -> None:
+        self._filesystem.release_reserved()
+        unpin_region(self._filesystem)
 
     def _kept_in_region(self, why: str) -> RecoveryError:
         return RecoveryError(
@@ -288,10 +319,8 @@ class Machine:
         """A standby that died is replaced: a machine that cannot dump must not say that it is armed."""
         attempts_left = REARM_ATTEMPTS
         while self._standby is not None:
-            with open(os.pidfd_open(self._standby.process.pid)) as pidfd:
-                await trio.lowlevel.wait_readable(pidfd)
-            self._standby.dismiss()
-            self._standby = None
+            await trio.lowlevel.wait_readable(self._standby.pidfd)
+            self.dismiss_standby()
             self._disarmed("the standby died; unmount and mount again to arm")
             if attempts_left:
                 attempts_left -= 1
@@ -326,21 +355,21 @@ class Machine:
         os.eventfd_write(self._standby.wake, Call.REHEARSE)
         deadline = time.monotonic() + REHEARSAL_SECONDS
         while self._runtime[Register.REHEARSALS] == before and time.monotonic() < deadline:
-            if self._standby.process.poll() is not None:
+            if select.select([self._standby.pidfd], [], [], REHEARSAL_POLL_SECONDS)[0]:
                 return
-            time.sleep(REHEARSAL_POLL_SECONDS)
 
     # Bugcheck
 
     def bugcheck(self, code: int, parameters: tuple[int, int, int, int], text: str) -> NoReturn:
-        """The machine stops here. With a standby it stands still until it is killed; without one it ends itself."""
+        """The machine stops here: it stands still until the standby kills it, or a while at the most."""
         if self._source is not None:
             self._source.bugcheck(code, parameters, text)
         self._runtime.set_cause(CauseKind.BUGCHECK, code, parameters, text)
         self._runtime.state = MachineState.CRASHED
         if self._standby is not None:
             os.eventfd_write(self._standby.wake, Call.CRASH)
-            self._standby.process.wait()  # it ends this process before itself, unless it is dead already
+            # Not process.wait(): the code that a signal interrupts may be in it, and its lock is not reentrant.
+            select.select([self._standby.pidfd], [], [], STAND_STILL_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("a process that killed itself went on")
 
@@ -355,6 +384,8 @@ class Machine:
 
         Where the filesystem cannot be closed there is no clean shutdown: the machine crashes instead, and says so.
         """
+        for request in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(request, signal.SIG_IGN)  # too late for either
         self._runtime.state = MachineState.STOPPING
         try:
             self._filesystem.close()
@@ -368,9 +399,9 @@ class Machine:
         self._runtime.remove()
 
     def dismiss_standby(self) -> None:
-        if self._standby is not None:
-            self._standby.dismiss()
-            self._standby = None
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            standby.dismiss()
 
     def give_up(self) -> None:
         """The boot failed: leave the disk to the next boot, and nothing else behind."""

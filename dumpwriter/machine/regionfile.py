@@ -32,10 +32,21 @@ class RegionFilesystem(Protocol):
     def allocate_written(self, ino: int, size_bytes: int, /) -> None: ...
     def extents(self, ino: int, /) -> Sequence[Extent]: ...
     def pin(self, ino: int, /) -> None: ...
+    def unpin(self, ino: int, /) -> None: ...
     def commit(self) -> None: ...
 
 
 def prepare_region(filesystem: RegionFilesystem, size_bytes: int) -> ExtentMap:
+    """As `_prepare`; what stands in the way on the disk (a directory of that name, …) is an `ArmingError` too."""
+    try:
+        return _prepare(filesystem, size_bytes)
+    except OSError as error:
+        raise ArmingError(
+            f"cannot make the dump region: {error.strerror or error}; remove {REGION_PATH} and {REGION_PATH}.new"
+        ) from None
+
+
+def _prepare(filesystem: RegionFilesystem, size_bytes: int) -> ExtentMap:
     """Make sure that the region is there with at least the size asked for, durable, and pinned; its extents.
 
     A region that others made unfit (holes, unwritten extents, another kind of file) is made anew. One that is only too
@@ -58,6 +69,11 @@ def pin_region(filesystem: RegionFilesystem) -> None:
     """Keep the blocks of the region, if there is one, from everybody else: for a dump to come, or one still in it."""
     with contextlib.suppress(FileNotFoundError):
         filesystem.pin(filesystem.lookup(ROOT, REGION_NAME))
+
+
+def unpin_region(filesystem: RegionFilesystem) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.unpin(filesystem.lookup(ROOT, REGION_NAME))
 
 
 def current_extents(filesystem: RegionFilesystem) -> ExtentMap | None:

@@ -55,6 +55,9 @@ class CrashStore(Protocol):
     def abandon(self) -> None:
         """Remove the unfinished crash."""
 
+    def settle(self, name: str) -> None:
+        """Make a finished crash durable once more: the power may have gone between its rename and its flush."""
+
     def remove(self, name: str) -> None:
         """Remove a finished crash; what cannot be removed stays."""
 
@@ -72,7 +75,7 @@ class HostStore:
         self._unfinished = os.path.join(self._path, UNFINISHED)
         self._files: dict[str, int] = {}
         try:
-            os.makedirs(self._path, mode=0o700, exist_ok=True)
+            _make_directories(self._path)
             self._lock = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise RecoveryError(f"cannot make {path}: {error.strerror}") from None
@@ -136,6 +139,14 @@ class HostStore:
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(self._unfinished)
 
+    def settle(self, name: str) -> None:
+        crash = os.path.join(self._path, name)
+        for file in (VMCORE, REPORT):
+            with open(os.path.join(crash, file), "rb") as finished:
+                os.fsync(finished.fileno())
+        _sync_directory(crash)
+        _sync_directory(self._path)
+
     def remove(self, name: str) -> None:
         shutil.rmtree(os.path.join(self._path, name), ignore_errors=True)
 
@@ -158,6 +169,16 @@ class HostStore:
     def _close_files(self) -> None:
         while self._files:
             os.close(self._files.popitem()[1])
+
+
+def _make_directories(path: str) -> None:
+    """Make what is missing on the way, each durable in its parent."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    _make_directories(parent)
+    os.mkdir(path, 0o700)
+    _sync_directory(parent)
 
 
 def _private(path: str, flags: int) -> int:

@@ -80,6 +80,9 @@ class DiskStore:
         with contextlib.suppress(FileNotFoundError):
             self._remove_directory(UNFINISHED.encode())
 
+    def settle(self, name: str) -> None:
+        self._filesystem.fsync(self._filesystem.lookup(self._directory, os.fsencode(name)))
+
     def remove(self, name: str) -> None:
         with contextlib.suppress(OSError):
             self._remove_directory(os.fsencode(name))

@@ -193,6 +193,7 @@ def _already_there(store: CrashStore, found: dict[str, Any]) -> dict[str, Any] |
             continue
         same = isinstance(report, dict) and all(report.get(key) == found[key] for key in IDENTIFYING)
         if same and _digest_of_finished(store, name) == _recorded_digest(report):
+            store.settle(name)
             return report if isinstance(report, dict) else None
     return None
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dumpwriter.formats.region import PageRun
     from dumpwriter.recovery.crashstore import CrashStore
     from dumpwriter.recovery.retention import Retention
+    from dumpwriter.recovery.scan import Findings
     from vdisk.blockdevice import BlockDevice
     from vdisk.extent import ExtentMap
 
@@ -52,6 +53,11 @@ class OfflineDisk(NamedTuple):
 def reason_for_none(record: BootRecord) -> Reason | None:
     """Why the region cannot hold a dump, as far as the boot record knows; None where it has to be read."""
     return REASONS_BY_STATE.get(RegionState(record.region_state))
+
+
+def may_be_marked(findings: Findings) -> bool:
+    """Whether a copied dump may be given up: not where there is none, nor where another try may read more of it."""
+    return findings.verdict == Verdict.COMPLETE or (findings.verdict == Verdict.PARTIAL and not findings.reads_failed)
 
 
 def identity_of(record: BootRecord) -> DumpIdentity:
@@ -95,7 +101,7 @@ def recover_image(
         except (FormatError, NotAnImageError) as damage:
             return _recover_carved(device, store, retention, progress, damage)
         extraction = extract(source, store, retention, progress)
-        if extraction.findings.verdict != Verdict.NONE and os.access(path, os.W_OK):
+        if may_be_marked(extraction.findings) and os.access(path, os.W_OK):
             area.write(record._replace(region_state=RegionState.TAKEN))
         return extraction.report
 

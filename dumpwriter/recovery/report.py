@@ -33,6 +33,7 @@ def describe_findings(findings: Findings, identity: DumpIdentity) -> dict[str, A
         "pages_present": findings.pages_present,
         "missing": [{"first_page": run.first_page, "page_count": run.page_count} for run in findings.missing],
         "frames_damaged": findings.frames_damaged,
+        "reads_failed": findings.reads_failed,
         "memory_map": "known" if findings.metadata else "lost",
         "machine": findings.metadata.machine if findings.metadata else None,
         "dump_id": identity.dump_id.hex(),
@@ -51,6 +52,7 @@ def describe_nothing(reason: Reason) -> dict[str, Any]:
         "pages_present": 0,
         "missing": [],
         "frames_damaged": 0,
+        "reads_failed": 0,
         **UNEXPLAINED,
     }
 

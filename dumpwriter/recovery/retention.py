@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+DIGITS_MAX = 9  # a longer name is somebody's joke, and its successor may not fit in a name
+
+
 class Retention(NamedTuple):
     """`keep` crashes at the most (None: all of them), and at least `min_free_bytes` free after a recovery."""
 
@@ -20,7 +23,8 @@ KEEP_ALL = Retention()
 
 def numbered(names: Iterable[str]) -> list[str]:
     """The names of crashes, oldest first; what else stands in a store is not ours."""
-    return sorted((name for name in names if name.isdecimal() and name.isascii()), key=int)
+    ours = (name for name in names if name.isdecimal() and name.isascii() and len(name) <= DIGITS_MAX)
+    return sorted(ours, key=int)
 
 
 def next_name(names: Iterable[str], bound: int) -> str:

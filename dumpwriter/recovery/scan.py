@@ -56,6 +56,7 @@ class Findings(NamedTuple):
     present: tuple[PageRun, ...]
     missing: tuple[PageRun, ...]
     frames_damaged: int
+    reads_failed: int  # what could not be read now; another time it may be
 
     @property
     def pages_present(self) -> int:
@@ -90,7 +91,7 @@ def recover_scattered(
         position = 0
         is_read = True
         for physical_bytes, length_bytes in found.places:
-            is_read = is_read and _read(disk, physical_bytes, buffer[position : position + length_bytes])
+            is_read = is_read and assembly.read(disk, physical_bytes, buffer[position : position + length_bytes])
             position += length_bytes
         frame = decode_header(buffer[:BLOCK_SIZE_BYTES], identity) if is_read else None
         if frame is not None and payload_is_true(buffer, frame):
@@ -111,25 +112,16 @@ def _slots_to_read(region: Mapped, header: DumpHeader | None) -> int:
 def _take_slot(region: Mapped, identity: DumpIdentity, slot: int, assembly: _Assembly) -> None:
     offset_bytes = slot_offset_bytes(slot)
     head = assembly.buffer[:BLOCK_SIZE_BYTES]
-    if not _read(region, offset_bytes, head):
+    if not assembly.read(region, offset_bytes, head):
         return
     frame = decode_header(head, identity)
     if frame is None or not is_in_place(frame, region.extents) or frame.header.sequence != slot:
         return
     payload = assembly.buffer[BLOCK_SIZE_BYTES : BLOCK_SIZE_BYTES + frame.header.payload_size_bytes]
-    if _read(region, offset_bytes + BLOCK_SIZE_BYTES, payload) and payload_is_true(assembly.buffer, frame):
+    if assembly.read(region, offset_bytes + BLOCK_SIZE_BYTES, payload) and payload_is_true(assembly.buffer, frame):
         assembly.take(frame, payload)
     else:
         assembly.frames_damaged += 1
-
-
-def _read(device: BlockDevice, offset_bytes: int, buffer: memoryview) -> bool:
-    """False where the disk cannot read it: what is there is lost, the rest is not."""
-    try:
-        device.read_into(offset_bytes, buffer)
-    except DeviceError:
-        return False
-    return True
 
 
 class _Assembly:
@@ -138,11 +130,21 @@ class _Assembly:
     def __init__(self, sink: PageSink, header: DumpHeader | None) -> None:
         self.buffer = memoryview(bytearray(SLOT_SIZE_BYTES))
         self.frames_damaged = 0
+        self.reads_failed = 0
         self._sink = sink
         self._header = header
         self._present = PageSet()
         self._metadata: Metadata | None = None
         self._pages_total = 0
+
+    def read(self, device: BlockDevice, offset_bytes: int, buffer: memoryview) -> bool:
+        """False where the disk cannot read it: what is there is lost for now, the rest is not."""
+        try:
+            device.read_into(offset_bytes, buffer)
+        except DeviceError:
+            self.reads_failed += 1
+            return False
+        return True
 
     def take(self, frame: Frame, payload: memoryview) -> None:
         self._pages_total = frame.header.pages_total
@@ -170,17 +172,27 @@ class _Assembly:
         expected = pages_of(self._metadata.ranges) if self._metadata else [PageRun(0, self._pages_total)]
         missing = tuple(self._present.missing_from(expected))
         total = page_count(expected)
-        verdict, reason = self._judge(page_count(present), total)
-        return Findings(verdict, reason, self._header, self._metadata, total, present, missing, self.frames_damaged)
+        verdict, reason = self._judge(page_count(present), total, is_whole=bool(total) and not missing)
+        return Findings(
+            verdict,
+            reason,
+            self._header,
+            self._metadata,
+            total,
+            present,
+            missing,
+            self.frames_damaged,
+            self.reads_failed,
+        )
 
-    def _judge(self, present: int, total: int) -> tuple[Verdict, Reason]:
-        if self._metadata is not None and 0 < present == total:
+    def _judge(self, present: int, total: int, *, is_whole: bool) -> tuple[Verdict, Reason]:
+        if self._metadata is not None and is_whole:
             return Verdict.COMPLETE, Reason.WHOLE
         if not present:
             begun = self._header is not None and self._header.frames_planned
-            damaged = self.frames_damaged or self._metadata is not None
+            damaged = self.frames_damaged or self.reads_failed or self._metadata is not None
             return Verdict.NONE, Reason.NO_PAGES if begun or damaged else Reason.NO_DUMP
-        if self.frames_damaged:
+        if self.frames_damaged or self.reads_failed:
             return Verdict.PARTIAL, Reason.FRAMES_LOST
         if self._header and self._header.pages_planned < total and present == self._header.pages_planned:
             return Verdict.PARTIAL, Reason.REGION_TOO_SMALL

@@ -24,12 +24,12 @@ from vdisk.ext4.xattrs import Xattrs
 from vdisk.extent import ExtentMap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from typing_extensions import Buffer
 
     from vdisk.blockdevice import BlockDevice
-    from vdisk.extent import Extent
+    from vdisk.extent import Extent, Run
 
 __all__ = [
     "RENAME_EXCHANGE",
@@ -221,6 +221,14 @@ class Ext4Filesystem:
     def pin(self, ino: int) -> None:
         """Refuse every change of the file, its names and its attributes (EPERM) until `unpin`."""
         self._inodes.pin(ino)
+
+    def reserve(self, runs: Iterable[Run]) -> None:
+        """Keep what is free of these pieces of the disk from being allocated, until `release_reserved` or the end."""
+        for physical_bytes, length_bytes in runs:
+            self._volume.reserve_blocks(physical_bytes // BLOCK_BYTES, length_bytes // BLOCK_BYTES)
+
+    def release_reserved(self) -> None:
+        self._volume.release_reserved_blocks()
 
     def unpin(self, ino: int) -> None:
         self._inodes.unpin(ino)
