@@ -163,3 +163,39 @@ def test_a_name_of_many_digits_is_not_counted_from(machine: Machine) -> None:
     machine.crash()
     (machine.directory / "out" / ("9" * 255)).mkdir(parents=True)
     assert machine.facts("recover", machine.image, "--output", "out")["path"].endswith("/out/1")
+
+
+def test_a_filesystem_that_failed_ends_in_a_bugcheck_and_a_dump(machine: Machine) -> None:
+    if os.geteuid():
+        pytest.skip("a small host disk (tmpfs) needs root")
+    host = machine.directory / "host"
+    host.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", host], check=True)
+    try:
+        machine.image = host / "disk.img"
+        machine.create(size="200MiB", memory="16MiB")
+        machine.mount()
+        assert machine.status()["state"] == "armed"
+        (machine.mountpoint / "kept").write_bytes(b"kept" * 1000)
+        subprocess.run(["sync", machine.mountpoint / "kept"], check=True)
+        subprocess.run(["dd", "if=/dev/zero", f"of={host}/ballast", "bs=64k"], check=False, capture_output=True)
+        number = 0
+        while machine.status()["state"] == "armed" and number < 2000:
+            try:
+                (machine.mountpoint / f"file{number}").write_bytes(b"x" * 50_000)
+                os.sync()
+            except OSError:
+                pass  # the disk fails: that is what it is for
+            number += 1
+        machine.wait_until_dumped()
+        assert machine.status()["crash"]["code"] == 0x24
+        (host / "ballast").unlink()
+        report = machine.facts("recover", machine.image, "--output", "out")
+        assert (report["verdict"], report["bugcheck"]["code"]) == ("COMPLETE", 0x24)
+        machine.check_filesystem()
+        machine.mount()
+        assert (machine.mountpoint / "kept").read_bytes() == b"kept" * 1000
+        machine.unmount()
+    finally:
+        machine.end()
+        subprocess.run(["umount", "-l", host], check=True)
