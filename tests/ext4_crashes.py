@@ -13,6 +13,7 @@ from vdisk.ext4.filesystem import ROOT_INO, Ext4Filesystem
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterator, Sequence
 
     from typing_extensions import Buffer
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SECTOR_BYTES = 512
 BLOCK_BYTES = 4096
+FATES = ("kept", "dropped", "torn")
 
 
 class Write(NamedTuple):
@@ -47,25 +49,30 @@ def _apply(content: bytearray, write: Write) -> None:
     content[write.offset_bytes : write.offset_bytes + len(write.data)] = write.data
 
 
-def _apply_some_sectors(content: bytearray, write: Write, chance: random.Random) -> None:
+def some_sectors(write: Write, chance: random.Random) -> Iterator[Write]:
     for start in range(0, len(write.data), SECTOR_BYTES):
         if chance.random() < 0.5:
-            _apply(content, Write(write.offset_bytes + start, write.data[start : start + SECTOR_BYTES]))
+            yield Write(write.offset_bytes + start, write.data[start : start + SECTOR_BYTES])
+
+
+def surviving(
+    record: list[Write | None], cut: int, chance: random.Random, fates: Sequence[str] = FATES
+) -> Iterator[Write]:
+    """What is on the disk where the power went after `cut` entries of the record, each write with one of the fates."""
+    flushed = max((index for index in range(cut) if record[index] is None), default=0)
+    for index, entry in enumerate(record[:cut]):
+        fate = "kept" if index < flushed else chance.choice(fates)
+        if entry is not None and fate == "kept":
+            yield entry
+        elif entry is not None and fate == "torn":
+            yield from some_sectors(entry, chance)
 
 
 def state_after_cut(before: bytes, record: list[Write | None], cut: int, chance: random.Random) -> bytearray:
     """The disk where the power went after `cut` entries of the record."""
     content = bytearray(before)
-    flushed = max((index for index in range(cut) if record[index] is None), default=0)
-    for entry in record[:flushed]:
-        if entry is not None:
-            _apply(content, entry)
-    for entry in record[flushed:cut]:
-        fate = chance.choice(("kept", "dropped", "torn"))
-        if entry is not None and fate == "kept":
-            _apply(content, entry)
-        elif entry is not None and fate == "torn":
-            _apply_some_sectors(content, entry, chance)
+    for write in surviving(record, cut, chance):
+        _apply(content, write)
     return content
 
 
