@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.ext4_images import MIB, assert_disk_clean, debugfs_extents, fresh_disk
+from tests.ext4_crashes import RecordingDisk, state_after_cut
+from tests.ext4_images import MIB, assert_clean, assert_disk_clean, debugfs_extents, fresh_disk, repair
 from tests.test_ext4_files import FailingDisk, checkerboard
 from vdisk.ext4.filesystem import ROOT_INO, Ext4Filesystem
+from vdisk.memorydisk import MemoryDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,11 +39,12 @@ ORDERS = (ascending, descending, at_random)
 
 
 def stamp(block: int) -> bytes:
-    return block.to_bytes(8, "little") * (BLOCK_BYTES // 8)
+    """What a block holds: its number, one up, so that no block looks like a hole."""
+    return (block + 1).to_bytes(8, "little") * (BLOCK_BYTES // 8)
 
 
 class StampedFile:
-    """A file in which every written block holds its own number, and an account of which were written."""
+    """A file in which every written block holds its stamp, and an account of which were written."""
 
     def __init__(self, fs: Ext4Filesystem) -> None:
         self.fs = fs
@@ -133,3 +136,42 @@ def test_a_node_that_cannot_be_read_ends_a_write_and_not_the_filesystem(tmp_path
     file.check()
     fs.close()
     assert_disk_clean(disk, tmp_path)
+
+
+@pytest.mark.slow
+def test_power_cut_of_a_hundred_thousand_extents(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    disk = RecordingDisk(fresh_disk(512 * MIB))
+    before = disk.read(0, disk.size_bytes)
+    file = StampedFile(Ext4Filesystem.open(disk))
+    blocks = at_random([2 * index for index in range(100_500)])
+    synced: list[tuple[int, int]] = []
+    for first in range(0, len(blocks), 25_125):
+        file.write(blocks[first : first + 25_125])
+        file.fs.fsync(file.ino)
+        synced.append((len(disk.record), first + 25_125))
+    grown = len(disk.record)
+    file.fs.unlink(ROOT_INO, b"file")
+    file.fs.commit()
+    path = tmp_path / "cut"
+    for cut in [*chance.sample(range(grown), 4), grown, *chance.sample(range(grown, len(disk.record)), 2)]:
+        path.write_bytes(state_after_cut(before, disk.record, cut, chance))
+        repair(path)
+        assert_clean(path)
+        promised = max((count for position, count in synced if position <= cut <= grown), default=0)
+        check_written(Ext4Filesystem.open(MemoryDisk(disk.size_bytes, path.read_bytes())), blocks[:promised])
+
+
+def check_written(fs: Ext4Filesystem, promised: list[int]) -> None:
+    """These blocks are there; every other one is too, or is a hole."""
+    if not promised:
+        return
+    ino = fs.lookup(ROOT_INO, b"file")
+    missing = set(promised)
+    for block in range(fs.attributes(ino).size_bytes // BLOCK_BYTES):
+        content = bytes(fs.read(ino, block * BLOCK_BYTES, BLOCK_BYTES))
+        if content == stamp(block):
+            missing.discard(block)
+        else:
+            assert not any(content), "a block of something else"
+    assert not missing
