@@ -21,7 +21,12 @@ What one file of a mounted filesystem answers (ENOENT, ENOSPC, …) is a plain O
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class GhostdumpError(Exception):
@@ -74,6 +79,17 @@ class ControllerError(DeviceError):
 
 class FilesystemError(GhostdumpError):
     """The filesystem as a whole cannot be used."""
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Say which file it is that is no image, does not parse, or cannot be mounted."""
+    try:
+        yield
+    except (NotAnImageError, FormatError, FilesystemError) as error:
+        if path in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from None
 
 
 class MountError(GhostdumpError):

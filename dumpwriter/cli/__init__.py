@@ -20,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _open_standard_streams()
         for ending in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, signal.default_int_handler)  # to be told to end is to be interrupted
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done; what comes now interrupts nothing
+        return code
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED_EXIT_CODE)
 

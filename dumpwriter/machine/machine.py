@@ -53,10 +53,11 @@ from vdisk.errors import (
     FormatError,
     ImageError,
     RecoveryError,
+    naming,
 )
-from vdisk.ext4.atomic_superblock import AtomicSuperblock
 from vdisk.ext4.filesystem import Ext4Filesystem, needs_check
 from vdisk.ext4.mkfs import check_filesystem
+from vdisk.ext4.repairs import Repairs
 from vdisk.imagefile import ImageFile, open_locked
 from vdisk.layers.mapped import Mapped
 from vdisk.mount.attach import check_mountpoint
@@ -120,8 +121,9 @@ class Machine:
         self._registers = create_registers()
         self._resources.callback(os.close, self._registers)
         self._live = stack.load_live(Controller(self._registers, self._image))
-        self._area = BootArea(self._live.device)
-        self._record = self._area.read()
+        with naming(self.request.image):
+            self._area = BootArea(self._live.device)
+            self._record = self._area.read()
         self._runtime = runtime.create(self.request.mountpoint)
         self._resources.callback(self._runtime.close)
         self._publish(drivers=[module._asdict() for module in self._live.modules])
@@ -144,8 +146,9 @@ class Machine:
         self._resources.callback(self._source.memory.close)
         self._publish(machine=self._source.kind, memory_bytes=self._source.memory.size_bytes)
         self.log(f"ghostdump: machine {self._source.kind}, {self._source.memory.size_bytes >> 20} MiB of memory")
-        await self._replay()
-        self._filesystem = Ext4Filesystem.open(self._live.device)
+        with naming(self.request.image):
+            await self._replay()
+            self._filesystem = Ext4Filesystem.open(self._live.device)
         self._reach(BootStage.FILESYSTEM)
         self.log("ext4: mounted")
         try:
@@ -167,10 +170,10 @@ class Machine:
         """Let e2fsck replay the journal through the driver stack, where the last run did not end cleanly."""
         if not needs_check(self._live.device):
             return
-        device = AtomicSuperblock(self._live.device)
-        async with exported(device, self._failed) as path:
+        repairs = Repairs(self._live.device)
+        async with exported(repairs, self._failed) as path:
             await trio.to_thread.run_sync(check_filesystem, path)
-        device.flush()
+        repairs.commit()
         self.log("e2fsck: journal replayed, filesystem clean")
 
     def _recover(self) -> None:

@@ -16,7 +16,7 @@ from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionState
 from vdisk.controller import Controller, create_registers
-from vdisk.errors import FormatError, GhostdumpError, NotAnImageError
+from vdisk.errors import FormatError, GhostdumpError, NotAnImageError, naming
 from vdisk.imagefile import ImageFile, open_locked, open_unlocked
 from vdisk.layers.mapped import Mapped
 
@@ -90,7 +90,7 @@ def recover_image(
 
     Where the boot area cannot tell where the dump is, the whole image is searched for it; nothing is marked then.
     """
-    with opened_device(open_locked(path, read_only=not os.access(path, os.W_OK))) as device:
+    with naming(path), opened_device(open_locked(path, read_only=not os.access(path, os.W_OK))) as device:
         try:
             area = BootArea(device)
             record = area.read()
@@ -123,7 +123,7 @@ def _recover_carved(
 
 def verify_image(path: str, progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Check every frame and copy nothing."""
-    with opened_disk(open_locked(path, read_only=True)) as disk:
+    with naming(path), opened_disk(open_locked(path, read_only=True)) as disk:
         reason = reason_for_none(disk.record)
         if reason is not None and reason != Reason.ALREADY_TAKEN:
             return describe_nothing(reason)
@@ -133,7 +133,7 @@ def verify_image(path: str, progress: Callable[[int, int], None]) -> dict[str, A
 
 def describe_image(path: str) -> dict[str, Any]:
     """What boot record and headers say, with no frame read: quick, also beside a machine that runs."""
-    with opened_disk(open_unlocked(path)) as disk:
+    with naming(path), opened_disk(open_unlocked(path)) as disk:
         record = disk.record
         facts: dict[str, Any] = {
             "image": os.path.abspath(path),
@@ -157,9 +157,9 @@ def describe_image(path: str) -> dict[str, Any]:
 
 def recorded_extents(path: str) -> ExtentMap:
     """The extents of the region as the boot area has them. Raises `FormatError` where there never was a region."""
-    with opened_disk(open_unlocked(path)) as disk:
+    with naming(path), opened_disk(open_unlocked(path)) as disk:
         if disk.record.region_state == RegionState.NONE:
-            raise FormatError(f"{path} was never armed: no region is recorded yet")
+            raise FormatError("never armed: no region is recorded yet")
         return disk.area.read_extents(disk.record)
 
 
