@@ -77,7 +77,7 @@ class Ext4Filesystem:
         if superblock.needs_check:
             raise FilesystemError("the filesystem has to be checked first; run e2fsck -p on it")
         volume = Volume(device)
-        place = _journal_place(volume)
+        place = journal_place(volume)
         return cls(volume, Log(device, place, checksums=superblock.has_checksums, wide=superblock.is_64bit))
 
     # The whole
@@ -288,7 +288,7 @@ class Ext4Filesystem:
         return self._files.extents(ino)
 
 
-def _journal_place(volume: Volume) -> ExtentMap:
+def journal_place(volume: Volume) -> ExtentMap:
     """The blocks of the journal's inode. Raises `FilesystemError` where they are not what they should be."""
     ino = volume.superblock.s_journal_inum
     if not ino:

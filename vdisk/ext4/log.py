@@ -44,6 +44,10 @@ class Log:
     def capacity_blocks(self) -> int:
         return self._journal.max_blocks - self._journal.first_block
 
+    def takes(self, block_count: int) -> bool:
+        """Whether a transaction of as many blocks fits into the empty journal."""
+        return jbd2.transaction_blocks(self._journal, block_count) <= self.capacity_blocks
+
     @property
     def is_crowded(self) -> bool:
         """More than half full, or holding much memory: the transactions in it had better be checkpointed."""

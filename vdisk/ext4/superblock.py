@@ -62,11 +62,16 @@ class Superblock:
         return value
 
     @property
+    def needs_replay(self) -> bool:
+        """There may be transactions in the journal that did not reach their home."""
+        return bool(self._word(_INCOMPAT_OFFSET) & INCOMPAT_RECOVER)
+
+    @property
     def needs_check(self) -> bool:
         """The journal has to be replayed, or orphans or errors were left: e2fsck has to run before anything else."""
         state: int = _HALF.unpack_from(self._raw, _STATE_OFFSET)[0]
         return bool(
-            self._word(_INCOMPAT_OFFSET) & INCOMPAT_RECOVER
+            self.needs_replay
             or self._word(_RO_COMPAT_OFFSET) & RO_COMPAT_ORPHAN_PRESENT
             or self._word(_LAST_ORPHAN_OFFSET)
             or not state & STATE_VALID
