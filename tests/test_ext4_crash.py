@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.ext4_crashes import RecordingDisk, Workload, letter_of, state_after_cut
+from tests.ext4_crashes import RecordingDisk, Workload, letter_of, state_after_cut, surviving
 from tests.ext4_images import MIB, assert_clean, fresh_disk, repair
 from tests.ext4_model import Model
-from vdisk.ext4.filesystem import ROOT_INO, Ext4Filesystem
+from vdisk.ext4.filesystem import ROOT_INO, Ext4Filesystem, journal_place
+from vdisk.ext4.volume import Volume
 from vdisk.memorydisk import MemoryDisk
 
 if TYPE_CHECKING:
@@ -216,6 +217,30 @@ def test_a_cut_of_the_first_commit_leaves_the_disk_readable(scratch: Path) -> No
     for cut in range(1, len(record) + 1):
         for attempt in range(3):
             check_cut(work, before, cut, f"first {cut} {attempt}", scratch / "cut")
+
+
+def test_a_torn_commit_is_no_commit_whatever_the_journal_held_before(scratch: Path) -> None:
+    """To e2fsck, a commit block with a wrong checksum is not the end of the journal, but damage."""
+    disk = fresh_disk(12 * MIB)
+    for extent in journal_place(Volume(disk)).extents:
+        start = max(extent.physical_bytes, extent.physical_bytes - extent.logical_bytes + 4096)
+        end = extent.physical_bytes + extent.length_bytes
+        disk.content[start:end] = STALE * (end - start)
+    before = bytes(disk.content)
+    work = Workload(RecordingDisk(disk))
+    for index in range(3):
+        work.write(b"/file-%d-f" % index, 0, 5000)
+        work.sync()
+    record = work.disk.record
+    for cut, entry in enumerate(record, start=1):
+        if entry is not None:
+            for attempt in range(4):
+                torn = bytearray(before)
+                for write in surviving(record, cut, random.Random(f"commit {cut} {attempt}"), ["torn"]):
+                    torn[write.offset_bytes : write.offset_bytes + len(write.data)] = write.data
+                (scratch / "cut").write_bytes(torn)
+                assert "corrupt" not in repair(scratch / "cut")
+                assert_clean(scratch / "cut")
 
 
 def test_a_truncation_in_steps_leaves_a_true_size_between(scratch: Path) -> None:

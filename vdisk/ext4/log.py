@@ -70,14 +70,18 @@ class Log:
         self._write_superblock()
 
     def append(self, numbers: list[int], content: bytearray) -> None:
-        """Make a transaction of blocks durable. Everything written to the device before is durable too."""
+        """Make a transaction of blocks durable. Everything written to the device before is durable too.
+
+        The commit block is zeros but for its first sector. Only that sector is written last: over an old block's bytes
+        a torn commit block would have a wrong checksum, which e2fsck takes for damage and not for the end.
+        """
         length = jbd2.transaction_blocks(self._journal, len(numbers))
         if self._head + length > self._journal.max_blocks:
             raise FilesystemError(f"a transaction of {len(numbers)} blocks does not fit into the journal")
         encoder = jbd2.TransactionEncoder(self._journal)
-        self._write(self._head, encoder.body(numbers, memoryview(content)))
+        self._write(self._head, encoder.body(numbers, memoryview(content)) + bytes(BLOCK_BYTES))
         self._device.flush()
-        self._write(self._head + length - 1, encoder.commit(time.time_ns()))
+        self._write(self._head + length - 1, encoder.commit(time.time_ns())[: self._device.sector_size_bytes])
         self._device.flush()
         self._head += length
         self._journal = self._journal._replace(sequence=(self._journal.sequence + 1) & 0xFFFFFFFF)
