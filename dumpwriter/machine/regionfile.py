@@ -79,7 +79,8 @@ def unpin_region(filesystem: RegionFilesystem) -> None:
 def current_extents(filesystem: RegionFilesystem) -> ExtentMap | None:
     """Where the region lies now; None where it is gone, or cannot serve.
 
-    What is written beneath a hole or an unwritten extent is never seen again through the filesystem.
+    What is written beneath a hole or an unwritten extent is never seen again through the filesystem. Raises
+    `ArmingError` where it claims what is not its own: that must neither be written to nor freed.
     """
     try:
         ino = filesystem.lookup(ROOT, REGION_NAME)
@@ -88,6 +89,12 @@ def current_extents(filesystem: RegionFilesystem) -> ExtentMap | None:
         return None
     except (FilesystemError, FormatError):
         return None
+    except OSError as error:
+        if error.errno != errno.EUCLEAN:
+            raise
+        raise ArmingError(
+            f"{REGION_PATH} is damaged ({error.strerror}): unmount, and run e2fsck -f on the image"
+        ) from error
     if extents is None or not extents.extents or len(extents.extents) > EXTENT_COUNT_MAX:
         return None
     return extents

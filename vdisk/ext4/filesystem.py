@@ -78,6 +78,8 @@ class Ext4Filesystem:
             raise FilesystemError("the filesystem has to be checked first; run e2fsck -p on it")
         volume = Volume(device)
         place = journal_place(volume)
+        for extent in place.extents:
+            volume.mark_system(extent.physical_bytes // BLOCK_BYTES, extent.length_bytes // BLOCK_BYTES)
         return cls(volume, Log(device, place, checksums=superblock.has_checksums, wide=superblock.is_64bit))
 
     # The whole
@@ -284,7 +286,9 @@ class Ext4Filesystem:
             self._files.allocate_written(ino, size_bytes)
 
     def extents(self, ino: int) -> list[Extent]:
-        """Where the file lies on the device. Raises `FilesystemError` where it has a hole or unwritten blocks."""
+        """Where the file lies on the device. Raises `FilesystemError` where it has a hole or unwritten blocks, OSError
+        EUCLEAN where it claims blocks of the filesystem's own, or such as are marked free.
+        """
         return self._files.extents(ino)
 
 

@@ -134,7 +134,7 @@ static errcode_t check_extent(volume *volume, const struct ext2fs_extent *extent
     uint64_t blocks = volume_blocks(volume);
 
     if (extent->e_len == 0 || extent->e_len > blocks || extent->e_pblk < volume->fs->super->s_first_data_block ||
-        extent->e_pblk > blocks - extent->e_len)
+        extent->e_pblk > blocks - extent->e_len || volume_is_system(volume, extent->e_pblk, extent->e_len))
         return EXT2_ET_BAD_BLOCK_NUM;
     return 0;
 }

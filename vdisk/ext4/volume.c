@@ -19,6 +19,8 @@ volume *volume_new(void *context, device_reader read, uint64_t size_bytes)
 
 void volume_free(volume *volume)
 {
+    if (volume->system)
+        ext2fs_free_block_bitmap(volume->system);
     if (volume->busy)
         ext2fs_free_block_bitmap(volume->busy);
     if (volume->logged)
@@ -116,6 +118,20 @@ static errcode_t write_inode(ext2_filsys fs, ext2_ino_t ino, struct ext2_inode *
     return inode_store(volume, ino);
 }
 
+static errcode_t mark_system(volume *volume)
+{
+    ext2_filsys fs = volume->fs;
+    errcode_t error = ext2fs_allocate_block_bitmap(fs, "blocks of the filesystem's own", &volume->system);
+
+    for (dgrp_t group = 0; !error && group < fs->group_desc_count; group++) {
+        ext2fs_reserve_super_and_bgd(fs, group, volume->system);
+        ext2fs_mark_block_bitmap2(volume->system, ext2fs_block_bitmap_loc(fs, group));
+        ext2fs_mark_block_bitmap2(volume->system, ext2fs_inode_bitmap_loc(fs, group));
+        volume_mark_system(volume, ext2fs_inode_table_loc(fs, group), fs->inode_blocks_per_group);
+    }
+    return error;
+}
+
 static errcode_t open_bitmaps(volume *volume)
 {
     errcode_t error = ext2fs_read_bitmaps(volume->fs);
@@ -124,6 +140,8 @@ static errcode_t open_bitmaps(volume *volume)
         error = ext2fs_copy_bitmap(volume->fs->block_map, &volume->busy);
     if (!error)
         error = ext2fs_allocate_block_bitmap(volume->fs, "blocks in the live journal", &volume->logged);
+    if (!error)
+        error = mark_system(volume);
     volume->group_changed = calloc(volume->fs->group_desc_count, 1);
     if (!error && !volume->group_changed)
         error = ENOMEM;
@@ -170,6 +188,17 @@ uint64_t volume_free_blocks(volume *volume)
     return ext2fs_free_blocks_count(volume->fs->super);
 }
 
+/* For the journal too, once it is known where it lies. */
+void volume_mark_system(volume *volume, uint64_t start, uint64_t length)
+{
+    ext2fs_mark_block_bitmap_range2(volume->system, start, length);
+}
+
+int volume_is_system(volume *volume, uint64_t start, uint64_t length)
+{
+    return !ext2fs_test_block_bitmap_range2(volume->system, start, length);
+}
+
 /* What can be allocated before the next commit. */
 uint64_t volume_available_blocks(volume *volume)
 {
@@ -206,6 +235,13 @@ long blocks_find(volume *volume, uint64_t goal, uint64_t wanted, uint64_t *start
     *start = found;
     *length = error == ENOENT ? limit - found + 1 : end - found;
     return 0;
+}
+
+int blocks_are_used(volume *volume, uint64_t start, uint64_t length)
+{
+    blk64_t unused;
+
+    return ext2fs_find_first_zero_block_bitmap2(volume->fs->block_map, start, start + length - 1, &unused) == ENOENT;
 }
 
 void blocks_take(volume *volume, uint64_t start, uint64_t length)

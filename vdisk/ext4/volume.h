@@ -58,6 +58,7 @@ struct volume {
     void *context;
     uint64_t size_bytes;
     struct cache cache;
+    ext2fs_block_bitmap system; /* superblocks, descriptors, bitmaps, inode tables, journal: no file may have these */
     ext2fs_block_bitmap busy;   /* in use, or freed and withheld: what may not be allocated */
     ext2fs_block_bitmap logged; /* a copy is in the live journal, which a replay would put back */
     struct run_list withheld;   /* freed, but not before a commit (or a checkpoint, where logged) */
@@ -76,6 +77,7 @@ void cache_change(volume *volume, struct cached_block *block);
 void cache_settle(volume *volume, enum cache_state from);
 
 void channel_init(volume *volume);
+int volume_is_system(volume *volume, uint64_t start, uint64_t length);
 void volume_note_inode_group(volume *volume, uint32_t ino);
 
 #endif

@@ -104,7 +104,10 @@ class Volume:
         return lib.volume_blocks(self.handle)
 
     def extents(self, ino: int) -> list[Extent]:
-        """Where the bytes of a file lie. Raises `FilesystemError` where some have no place of their own on the disk."""
+        """Where the bytes of a file lie. Raises `FilesystemError` where some have no place of their own on the disk.
+
+        Raises OSError EUCLEAN where a place is the filesystem's own or is not on the disk, or might be given to others.
+        """
         inode = self.inode(ino)
         end = -(-(inode.i_size | inode.i_size_high << 32) // BLOCK_BYTES)
         extents: list[Extent] = []
@@ -116,6 +119,8 @@ class Volume:
                 what = "unwritten blocks" if run.unwritten else "a hole"
                 raise FilesystemError(f"the file has {what} at byte {logical * BLOCK_BYTES}")
             length = min(run.length, end - logical)
+            if not lib.blocks_are_used(self.handle, run.physical, length):
+                raise OSError(errno.EUCLEAN, f"blocks from {run.physical} on are the file's, but marked free")
             extents.append(Extent(logical * BLOCK_BYTES, run.physical * BLOCK_BYTES, length * BLOCK_BYTES))
             logical += length
         return extents
@@ -145,6 +150,10 @@ class Volume:
 
     def release_reserved_blocks(self) -> None:
         lib.blocks_release_reserved(self.handle)
+
+    def mark_system(self, start: int, length: int) -> None:
+        """From now on these blocks are the filesystem's own, and a file that claims one is damaged."""
+        lib.volume_mark_system(self.handle, start, length)
 
     def changed_blocks(self) -> list[int]:
         """What the next commit takes, in disk order."""
