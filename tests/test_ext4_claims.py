@@ -16,16 +16,16 @@ from vdisk.memorydisk import MemoryDisk
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.machines import Machine
 
-def claim(disk: MemoryDisk, path: Path, block: int) -> MemoryDisk:
-    """The disk with the one extent of /a moved, and all checksums right: the damage that a disk cannot be asked for."""
-    path.write_bytes(disk.content)
-    commands = f"extent_open /a\nroot\nnext\nreplace_node 0 8 {block}\nextent_close\n"
+
+def move_extent(path: Path, name: str, block: int, length: int) -> None:
+    """Move the one extent of a file, with all checksums right: the filesystem still says that it is clean."""
+    commands = f"extent_open {name}\nroot\nnext\nreplace_node 0 {length} {block}\nextent_close\n"
     edited = subprocess.run(
         ["debugfs", "-w", "-f", "-", str(path)], input=commands, capture_output=True, text=True, check=True
     )
-    assert list(debugfs_extents(path, "/a")) == [(0, block, 8)], edited.stdout + edited.stderr
-    return MemoryDisk(disk.size_bytes, path.read_bytes())
+    assert list(debugfs_extents(path, name)) == [(0, block, length)], edited.stdout + edited.stderr
 
 
 def system_places(path: Path) -> dict[str, int]:
@@ -61,7 +61,8 @@ def test_a_file_that_claims_what_is_not_its_own_is_damaged(kind: str, tmp_path: 
     fs.close()
     path = tmp_path / "disk"
     path.write_bytes(disk.content)
-    damaged = claim(disk, path, system_places(path)[kind])
+    move_extent(path, "/a", system_places(path)[kind], 8)
+    damaged = MemoryDisk(disk.size_bytes, path.read_bytes())
     before = bytes(damaged.content)
     fs = Ext4Filesystem.open(damaged)
     with pytest.raises(OSError, match=r".") as refusal:
@@ -76,3 +77,20 @@ def test_a_file_that_claims_what_is_not_its_own_is_damaged(kind: str, tmp_path: 
         assert refusal.value.errno == errno.EUCLEAN
     fs.abandon()
     assert damaged.content == before
+
+
+@pytest.mark.parametrize("block", [0, 1], ids=["superblock", "descriptors"])
+def test_a_machine_does_not_arm_with_such_a_region(block: int, machine: Machine) -> None:
+    machine.create()
+    ((_, _, length),) = debugfs_extents(machine.image, "/dump.bin")
+    move_extent(machine.image, "/dump.bin", block, length)
+    machine.mount()
+    status = machine.status()
+    assert status["state"] == "disarmed"
+    assert "e2fsck -f" in status["reason"]
+    machine.unmount()
+    repaired = run("e2fsck", "-fy", str(machine.image))
+    assert repaired.returncode == 1, repaired.stdout
+    machine.mount()
+    assert machine.status()["state"] == "armed"
+    machine.unmount()
