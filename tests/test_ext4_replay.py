@@ -256,3 +256,16 @@ class TestTheLayer:
         device.discard(0, 4096)
         device.flush()
         assert device.read(0, 4096) == bytes(4096)
+
+
+async def test_repairs_that_no_transaction_takes_are_written_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashed = crash(tmp_path / "disk", ONE_GROUP_BYTES, orphans)
+    for name, limit in (("vdisk.ext4.repairs.HELD_BLOCKS_MAX", 3), ("vdisk.ext4.log.Log.takes", lambda *_: False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, limit)
+            path = copy_of(crashed.path)
+            await replay(path, Repairs)
+        assert_clean(path)
+        check_files(path, crashed.files)
