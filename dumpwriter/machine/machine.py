@@ -26,23 +26,18 @@ from dumpwriter.crash.plan import region_size_bytes
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, Call, MachineState, Register
 from dumpwriter.machine import arming, status
+from dumpwriter.machine.lastdump import LastDump
 from dumpwriter.machine.regionfile import (
     REGION_PATH,
-    current_extents,
     pin_region,
     prepare_region,
-    unpin_region,
 )
 from dumpwriter.machine.trigger import parse_trigger
 from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
-from dumpwriter.recovery.diskstore import DiskStore
-from dumpwriter.recovery.extraction import RegionSource, extract
-from dumpwriter.recovery.offline import identity_of, may_be_marked, reason_for_none
-from dumpwriter.recovery.report import describe_extents, describe_nothing
+from dumpwriter.recovery.report import describe_extents
 from dumpwriter.recovery.retention import Retention
 from dumpwriter.sizes import format_count
-from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootStage, RegionState
 from vdisk.controller import Controller, create_registers
@@ -50,7 +45,6 @@ from vdisk.errors import (
     ArmingError,
     BootInterruptedError,
     FilesystemError,
-    FormatError,
     ImageError,
     RecoveryError,
     naming,
@@ -59,7 +53,6 @@ from vdisk.ext4.filesystem import Ext4Filesystem, needs_check
 from vdisk.ext4.mkfs import check_filesystem
 from vdisk.ext4.repairs import Repairs
 from vdisk.imagefile import ImageFile, open_locked
-from vdisk.layers.mapped import Mapped
 from vdisk.mount.attach import check_mountpoint
 from vdisk.mount.control import ControlFile
 from vdisk.mount.export import exported
@@ -96,7 +89,7 @@ class MountRequest(NamedTuple):
 
 
 class Machine:
-    """One run of a machine, from power on to power off. It owns every resource through `_stack`."""
+    """One run of a machine, from power on to power off. Every resource that it holds is in `resources`."""
 
     def __init__(self, request: MountRequest, resources: contextlib.ExitStack) -> None:
         check_mountpoint(request.mountpoint)
@@ -178,57 +171,22 @@ class Machine:
 
     def _recover(self) -> None:
         """Take the dump of the last run out of the region. Raises `RecoveryError` where it has to stay there."""
-        reason = reason_for_none(self._record)
-        if reason is not None:
-            self._publish(last_recovery=describe_nothing(reason))
-            return
-        if self.request.discard_dump:
-            self._record = self._area.write(self._record._replace(region_state=RegionState.DISCARDED))
-            self._publish(last_recovery=describe_nothing(Reason.DISCARDED))
-            self.log("recovery: the dump in the region was given up on request")
-            return
+        request = self.request
+        last = LastDump(self._live.device, self._area, self._record, self._filesystem)
         try:
-            recorded = self._area.read_extents(self._record)
-            self._keep_blocks(recorded)
-            source = RegionSource(Mapped(self._live.device, recorded), identity_of(self._record))
-            retention = Retention(self.request.keep, self.request.min_free_bytes)
-            extraction = extract(source, DiskStore(self._filesystem), retention, self._show_step)
-        except (FormatError, RecoveryError) as refusal:
-            raise self._kept_in_region(str(refusal)) from None
-        except OSError as error:
-            raise self._kept_in_region(f"cannot write the dump's copy: {error.strerror or error}") from None
-        self._filesystem.commit()
-        findings, report = extraction
-        if findings.reads_failed and findings.verdict != Verdict.COMPLETE:
-            raise self._kept_in_region(f"the disk failed {findings.reads_failed} reads of the region")
-        if may_be_marked(findings):
-            self._record = self._area.write(self._record._replace(region_state=RegionState.TAKEN))
-        self._give_blocks_back()
+            if request.discard_dump:
+                outcome = last.give_up()
+            else:
+                outcome = last.take_out(Retention(request.keep, request.min_free_bytes), self._show_step)
+        except RecoveryError as refusal:
+            raise RecoveryError(
+                f"{refusal}; the dump stays in the region: make room in /var/crash, unmount and mount again; or "
+                f"unmount and ghostdump recover {request.image} --output DIR; or give it up with "
+                f"ghostdump mount --discard-dump {request.image} {request.mountpoint}"
+            ) from None
+        self._record, report = outcome
         self._publish(last_recovery={key: value for key, value in report.items() if key != "missing"})
         self.log(f"recovery: {report['verdict']} {report['reason']} {report['path'] or ''}".rstrip())
-
-    def _keep_blocks(self, recorded: ExtentMap) -> None:
-        """Nobody, the copy of the dump included, may get the blocks that the dump lies in.
-
-        Others may have mounted the disk and moved or removed the region file: then its old blocks are free, or
-        somebody else's. What is free of them is set aside until the dump is out.
-        """
-        if current_extents(self._filesystem) == recorded:
-            pin_region(self._filesystem)
-        else:
-            self.log("recovery: the region file is not where it was recorded")
-            self._filesystem.reserve(recorded.runs(0, recorded.size_bytes))
-
-    def _give_blocks_back(self) -> None:
-        self._filesystem.release_reserved()
-        unpin_region(self._filesystem)
-
-    def _kept_in_region(self, why: str) -> RecoveryError:
-        return RecoveryError(
-            f"{why}; the dump stays in the region: make room in /var/crash, unmount and mount again; or unmount and "
-            f"ghostdump recover {self.request.image} --output DIR; or give it up with "
-            f"ghostdump mount --discard-dump {self.request.image} {self.request.mountpoint}"
-        )
 
     # Arming
 
