@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import stat
 import uuid
 from typing import TYPE_CHECKING
@@ -47,22 +48,39 @@ def create_disk(path: str, recipe: Recipe) -> ExtentMap:
     check_sizes(recipe)
     path = os.path.abspath(path)  # mke2fs would take a name that begins with a dash for an option
     check_host_space(path, recipe)
+    disk_id = uuid.uuid4()
+    with contextlib.ExitStack() as undo:
+        with _undisturbed():  # between the file and the promise to remove it, no interrupt comes
+            descriptor = _open_new(path)
+            undo.callback(os.unlink, path)
+        try:
+            with os.fdopen(descriptor, "rb+", buffering=0) as file:
+                _grow(file.fileno(), path, recipe.size_bytes)
+                _format(file.fileno(), recipe, disk_id)
+            extents = _furnish(path, recipe, disk_id)
+        except OSError as error:
+            raise ImageError(f"cannot make {path}: {error.strerror or error}") from None
+        undo.pop_all()
+    return extents
+
+
+def _open_new(path: str) -> int:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
         raise ImageError(f"{path} exists already: remove it, or choose another name") from None
     except OSError as error:
         raise ImageError(f"cannot make {path}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold interrupts back; they come when it is over."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
-        with os.fdopen(descriptor, "rb+", buffering=0) as file:
-            _grow(file.fileno(), path, recipe.size_bytes)
-        return _furnish(path, recipe)
-    except OSError as error:
-        os.unlink(path)
-        raise ImageError(f"cannot make {path}: {error.strerror or error}") from None
-    except BaseException:
-        os.unlink(path)
-        raise
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def check_sizes(recipe: Recipe) -> None:
@@ -107,9 +125,13 @@ def _grow(descriptor: int, path: str, size_bytes: int) -> None:
         ) from None
 
 
-def _furnish(path: str, recipe: Recipe) -> ExtentMap:
-    disk_id = uuid.uuid4()
-    make_filesystem(path, recipe.size_bytes - BOOT_AREA_SIZE_BYTES, label=LABEL, uuid=str(disk_id))
+def _format(descriptor: int, recipe: Recipe, disk_id: uuid.UUID) -> None:
+    """By the descriptor and not by the name: an mke2fs that outlives us would make a removed file anew."""
+    place = f"/proc/{os.getpid()}/fd/{descriptor}"
+    make_filesystem(place, recipe.size_bytes - BOOT_AREA_SIZE_BYTES, label=LABEL, uuid=str(disk_id))
+
+
+def _furnish(path: str, recipe: Recipe, disk_id: uuid.UUID) -> ExtentMap:
     descriptor = open_locked(path)
     registers = create_registers()
     try:
