@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -165,6 +166,24 @@ def test_a_name_of_many_digits_is_not_counted_from(machine: Machine) -> None:
     assert machine.facts("recover", machine.image, "--output", "out")["path"].endswith("/out/1")
 
 
+def write_until_it_fails(machine: Machine) -> None:
+    """Into the mount by a descriptor: by its name, what comes after its end would go into the directory beneath it."""
+    root = os.open(machine.mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for number in range(2000):
+            if machine.status()["state"] != "armed":
+                return
+            with contextlib.suppress(OSError):  # the disk fails: that is what it is for
+                descriptor = os.open(f"file{number}", os.O_CREAT | os.O_WRONLY, dir_fd=root)
+                try:
+                    os.write(descriptor, b"x" * 50_000)
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+    finally:
+        os.close(root)
+
+
 def test_a_filesystem_that_failed_ends_in_a_bugcheck_and_a_dump(machine: Machine) -> None:
     if os.geteuid():
         pytest.skip("a small host disk (tmpfs) needs root")
@@ -179,14 +198,7 @@ def test_a_filesystem_that_failed_ends_in_a_bugcheck_and_a_dump(machine: Machine
         (machine.mountpoint / "kept").write_bytes(b"kept" * 1000)
         subprocess.run(["sync", machine.mountpoint / "kept"], check=True)
         subprocess.run(["dd", "if=/dev/zero", f"of={host}/ballast", "bs=64k"], check=False, capture_output=True)
-        number = 0
-        while machine.status()["state"] == "armed" and number < 2000:
-            try:
-                (machine.mountpoint / f"file{number}").write_bytes(b"x" * 50_000)
-                os.sync()
-            except OSError:
-                pass  # the disk fails: that is what it is for
-            number += 1
+        write_until_it_fails(machine)
         machine.wait_until_dumped()
         assert machine.status()["crash"]["code"] == 0x24
         (host / "ballast").unlink()
