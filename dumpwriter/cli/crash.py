@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -75,16 +76,22 @@ def stop_machine(machine: RuntimeFile) -> None:
     try:
         if not machine_is_alive(machine):
             return
-        signal.pidfd_send_signal(pidfd, signal.SIGUSR2)
+        _send(pidfd, signal.SIGUSR2)
         deadline = time.monotonic() + ANSWER_SECONDS
         while machine.state in RUNNING and time.monotonic() < deadline:
             if select.select([pidfd], [], [], POLL_SECONDS)[0]:
                 return
         if machine.state in RUNNING or not standby_is_alive(machine):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            _send(pidfd, signal.SIGKILL)
             select.select([pidfd], [], [], ANSWER_SECONDS)
     finally:
         os.close(pidfd)
+
+
+def _send(pidfd: int, order: signal.Signals) -> None:
+    """To a machine that may have ended, and been reaped, since it was looked at."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, order)
 
 
 def watch_dump(machine: RuntimeFile) -> None:
