@@ -23,10 +23,12 @@ from dumpwriter.formats.runtime import (
     DOCUMENT_SIZE_BYTES_MAX,
     HEAD_SIZE_BYTES,
     MAGIC,
+    REASON_TEXT,
     VERSION,
     MachineState,
     Register,
 )
+from dumpwriter.verdict import Verdict
 from vdisk.errors import GhostdumpError, MountError
 
 if TYPE_CHECKING:
@@ -88,6 +90,15 @@ class RuntimeFile:
         self[Register.CRASH_TIME_NS] = time.time_ns()
         self.set_text(CAUSE_TEXT, text)
         self[Register.CAUSE_KIND] = kind
+
+    def set_outcome(self, verdict: Verdict, reason: str) -> None:
+        """What the standby says of its dump; the verdict goes last, since it says that there is one."""
+        self.set_text(REASON_TEXT, reason)
+        self[Register.VERDICT] = 1 + list(Verdict).index(verdict)
+
+    def verdict(self) -> Verdict | None:
+        """The standby's verdict; None where it said none, or none that we know."""
+        return dict(enumerate(Verdict, start=1)).get(self[Register.VERDICT])
 
     def document(self) -> dict[str, Any]:
         """The facts; empty where none were published or they cannot be read."""

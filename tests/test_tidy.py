@@ -24,7 +24,7 @@ FUNCTION_LINES_MAX = 70
 TRACKED_FILE_BYTES_MAX = 256 << 10
 SOURCE_SUFFIXES = {".py", ".c", ".h", ".sh"}
 SAYS_NOTHING = {"util", "utils", "common", "misc", "helpers"}
-SOMEBODYS_MACHINE = re.compile(rb"/(?:home|Users)/[a-z]\w*/|/root/|/work/[a-z]+/")  # [a-z]: not /home/$USER/
+SOMEBODYS_MACHINE = re.compile(rb"/(?:home|Users)/[a-z]\w*/|/(?:root|work/[a-z]+)/")  # [a-z]: not /home/$USER/
 
 ALL = modules("vdisk", "dumpwriter", "tests")
 LOCKS = sorted((REPOSITORY / "requirements").glob("*.lock"))

@@ -29,12 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     """Nothing is loaded outside of this: an interrupt may come while modules are loaded, too."""
-    from dumpwriter.cli.failures import explain
     from vdisk.errors import GhostdumpError
 
     try:
         code = _carry_out(arguments)
     except GhostdumpError as error:
+        from dumpwriter.cli.failures import explain
+
         return _fail(arguments, explain(error), error.exit_code)
     except BrokenPipeError:
         _drop_output()  # the reader has gone; so has the message

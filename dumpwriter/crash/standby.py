@@ -34,7 +34,7 @@ from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, Call, MachineSta
 from dumpwriter.memory.physical import MemoryRange, PhysicalMemory
 from dumpwriter.metadata import Metadata, encode_metadata
 from dumpwriter.runtime import RuntimeFile, process_start
-from dumpwriter.verdict import Verdict
+from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BOOT_AREA_SIZE_BYTES
 from vdisk.controller import Controller, Order
@@ -222,15 +222,13 @@ def _conclude(runtime: RuntimeFile, job: DumpJob, progress: Progress) -> None:
     verdict = Verdict.COMPLETE if whole else Verdict.PARTIAL if progress.pages_written else Verdict.NONE
     reason = progress.failure
     if not reason and job.plan.pages_planned < job.plan.pages_total:
-        reason = "the region is too small for all of memory"
-    runtime.set_text(REASON_TEXT, reason)
-    runtime[Register.VERDICT] = 1 + list(Verdict).index(verdict)
+        reason = Reason.REGION_TOO_SMALL
+    runtime.set_outcome(verdict, reason)
     runtime.state = MachineState.DUMPED if progress.pages_written else MachineState.FAILED
 
 
 def _fail(runtime: RuntimeFile, reason: str) -> None:
-    runtime.set_text(REASON_TEXT, reason)
-    runtime[Register.VERDICT] = 1 + list(Verdict).index(Verdict.NONE)
+    runtime.set_outcome(Verdict.NONE, reason)
     runtime.state = MachineState.FAILED
 
 

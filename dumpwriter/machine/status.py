@@ -60,13 +60,11 @@ def _describe_crash(runtime: RuntimeFile) -> dict[str, Any]:
 
 def describe_dump(runtime: RuntimeFile) -> dict[str, Any]:
     """The standby's own account of the dump: what recovery will find is for recovery to say."""
-    verdicts = dict(enumerate(Verdict, start=1))
-    verdict = verdicts.get(runtime[Register.VERDICT], Verdict.NONE)
     reason = runtime.text(REASON_TEXT)
     if not runtime[Register.VERDICT]:
         reason = reason or "the standby ended before it could say what it wrote"
     return {
-        "verdict": verdict,
+        "verdict": runtime.verdict() or Verdict.NONE,
         "reason": reason,
         "bytes_written": runtime[Register.BYTES_WRITTEN],
         "pages_total": runtime[Register.PAGES_TOTAL],

@@ -7,6 +7,7 @@ second time to copy them. Memory stays bounded whatever the size of the dump. In
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import time
@@ -42,7 +43,7 @@ class Extraction(NamedTuple):
     report: dict[str, Any]
 
 
-class _Survey:
+class Survey:
     """A sink that only counts: how many bytes of pages have content."""
 
     data_bytes = 0
@@ -107,7 +108,7 @@ def extract(
     A verdict of NONE copies nothing. Raises `RecoveryError` where the store has no room or fails; the dump is then as
     it was.
     """
-    survey = _Survey()
+    survey = Survey()
     findings = source.read(survey, lambda done, total: progress(done, 2 * total))
     report = describe_findings(findings, source.identity)
     if findings.verdict == Verdict.NONE:
@@ -154,7 +155,7 @@ def _copy(
         "format": "elf",
         "notes_dropped": layout.notes_dropped,
         "recovered": iso_time(time.time_ns()),
-        "digests": {VMCORE: {"sha256": _digest(store, layout.size_bytes)}},
+        "digests": {VMCORE: {"sha256": _digest(functools.partial(store.read, VMCORE))}},
     }
     store.write(REPORT, 0, json.dumps(report, indent=2).encode() + b"\n")
     store.finish(name)
@@ -173,11 +174,12 @@ def _rotate(store: CrashStore, retention: Retention) -> None:
         store.remove(name)
 
 
-def _digest(store: CrashStore, size_bytes: int) -> str:
-    """Of the copy as it reads back, not of what was meant to be written."""
-    hasher = hashlib.sha256()
-    for offset_bytes in range(0, size_bytes, DIGEST_READ_SIZE_BYTES):
-        hasher.update(store.read(VMCORE, offset_bytes, min(DIGEST_READ_SIZE_BYTES, size_bytes - offset_bytes)))
+def _digest(read: Callable[[int, int], bytes]) -> str:
+    """SHA-256 of a vmcore as it reads back, not of what was meant to be written."""
+    hasher, offset_bytes = hashlib.sha256(), 0
+    while content := read(offset_bytes, DIGEST_READ_SIZE_BYTES):
+        hasher.update(content)
+        offset_bytes += len(content)
     return hasher.hexdigest()
 
 
@@ -192,7 +194,7 @@ def _already_there(store: CrashStore, found: dict[str, Any]) -> dict[str, Any] |
         except ValueError:
             continue
         same = isinstance(report, dict) and all(report.get(key) == found[key] for key in IDENTIFYING)
-        if same and _digest_of_finished(store, name) == _recorded_digest(report):
+        if same and _digest(functools.partial(store.read_finished, name, VMCORE)) == _recorded_digest(report):
             store.settle(name)
             return report if isinstance(report, dict) else None
     return None
@@ -202,11 +204,3 @@ def _recorded_digest(report: dict[str, Any]) -> object:
     digests = report.get("digests")
     vmcore = digests.get(VMCORE) if isinstance(digests, dict) else None
     return vmcore.get("sha256") if isinstance(vmcore, dict) else None
-
-
-def _digest_of_finished(store: CrashStore, name: str) -> str:
-    hasher, offset_bytes = hashlib.sha256(), 0
-    while content := store.read_finished(name, VMCORE, offset_bytes, DIGEST_READ_SIZE_BYTES):
-        hasher.update(content)
-        offset_bytes += len(content)
-    return hasher.hexdigest()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dumpwriter.formats.region import DumpState
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.recovery.carving import carve
-from dumpwriter.recovery.extraction import CarvedSource, RegionSource, extract
+from dumpwriter.recovery.extraction import CarvedSource, RegionSource, Survey, extract
 from dumpwriter.recovery.report import describe_extents, describe_findings, describe_header, describe_nothing, iso_time
 from dumpwriter.recovery.scan import newest_header, recover
 from dumpwriter.verdict import Reason, Verdict
@@ -23,7 +23,6 @@ from vdisk.layers.mapped import Mapped
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dumpwriter.formats.region import PageRun
     from dumpwriter.recovery.crashstore import CrashStore
     from dumpwriter.recovery.retention import Retention
     from dumpwriter.recovery.scan import Findings
@@ -127,7 +126,7 @@ def verify_image(path: str, progress: Callable[[int, int], None]) -> dict[str, A
         reason = reason_for_none(disk.record)
         if reason is not None and reason != Reason.ALREADY_TAKEN:
             return describe_nothing(reason)
-        findings = recover(_region(disk), identity_of(disk.record), _Nowhere(), progress)
+        findings = recover(_region(disk), identity_of(disk.record), Survey(), progress)
         return describe_findings(findings, identity_of(disk.record))
 
 
@@ -179,13 +178,3 @@ def _describe_dump(disk: OfflineDisk, extents: ExtentMap) -> dict[str, Any] | No
 
 def _region(disk: OfflineDisk) -> Mapped:
     return Mapped(disk.device, disk.area.read_extents(disk.record))
-
-
-class _Nowhere:
-    """A sink for a reader who only wants to know."""
-
-    def data(self, first_page: int, content: memoryview) -> None:
-        pass
-
-    def zeros(self, run: PageRun) -> None:
-        pass

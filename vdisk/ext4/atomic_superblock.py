@@ -57,9 +57,7 @@ class AtomicSuperblock(Layer):
             if piece:
                 self.lower.write_from(piece_bytes, piece)
 
-    def write_through(self, offset_bytes: int, buffer: Buffer) -> None:
-        self.write_from(offset_bytes, buffer)
-        self.flush()
+    write_through = BlockDevice.write_through  # by this layer's own write and flush
 
     def flush(self) -> None:
         self.lower.flush()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from vdisk.blockdevice import Layer
+from vdisk.blockdevice import BlockDevice, Layer
 from vdisk.errors import FilesystemError, FormatError
 from vdisk.ext4.atomic_superblock import AtomicSuperblock
 from vdisk.ext4.filesystem import journal_place
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from vdisk.blockdevice import BlockDevice
 
 HELD_BLOCKS_MAX = 8192  # 32 MiB: who repairs more than that has a damaged disk, which no order of writes makes safe
 
@@ -69,9 +68,7 @@ class Repairs(Layer):
             self._stage = _Stage.TOO_MUCH
             self._write_home()
 
-    def write_through(self, offset_bytes: int, buffer: Buffer) -> None:
-        self.write_from(offset_bytes, buffer)
-        self.flush()
+    write_through = BlockDevice.write_through  # by this layer's own write and flush
 
     def flush(self) -> None:
         """Held writes stay held: e2fsck has nobody to whom it promised that they are durable."""

@@ -40,9 +40,7 @@ class Mapped(Layer):
             self.lower.write_from(physical_bytes, view[:length_bytes])
             view = view[length_bytes:]
 
-    def write_through(self, offset_bytes: int, buffer: Buffer) -> None:
-        self.write_from(offset_bytes, buffer)
-        self.flush()
+    write_through = BlockDevice.write_through  # by this layer's own write and flush
 
     def discard(self, offset_bytes: int, length_bytes: int) -> None:
         self.check_range(offset_bytes, length_bytes)
