@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import blake3
@@ -16,11 +17,15 @@ from dumpwriter.formats.controlblock import (
     HEAD_SIZE_BYTES,
     MAGIC,
     MEMORY_MAP,
+    SECTION,
+    SECTION_COUNT_MAX,
     VERSION,
     ClassRunRecord,
     CloneImageRecord,
     ControlBlockHead,
     MemoryMapRecord,
+    SectionKind,
+    SectionRecord,
 )
 from dumpwriter.frames import DumpIdentity
 from vdisk.bootarea import EXTENT, ExtentRecord
@@ -30,6 +35,8 @@ from vdisk.stack import CloneImage
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from vdisk.layout import Layout, Record
 
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -50,13 +57,9 @@ class ControlBlock(NamedTuple):
 
 
 def encode(block: ControlBlock) -> bytes:
-    tables = (
-        EXTENT.pack_table([ExtentRecord(*extent) for extent in block.extents.extents])
-        + MEMORY_MAP.pack_table(block.memory_ranges)
-        + CLASS_RUN.pack_table(block.page_classes)
-        + CLONE_IMAGE.pack_table([CloneImageRecord(image.name.encode(), len(image.code)) for image in block.images])
-        + b"".join(image.code for image in block.images)
-    )
+    sections = _sections(block)
+    tables = SECTION.pack_table([SectionRecord(kind, len(content)) for kind, content in sections])
+    tables += b"".join(content for _, content in sections)
     head = ControlBlockHead(
         magic=MAGIC,
         version=VERSION,
@@ -66,17 +69,31 @@ def encode(block: ControlBlock) -> bytes:
         armed_time_ns=block.armed_time_ns,
         disk_size_bytes=block.disk_size_bytes,
         memory_size_bytes=block.memory_size_bytes,
-        extent_count=len(block.extents.extents),
-        range_count=len(block.memory_ranges),
-        class_count=len(block.page_classes),
-        image_count=len(block.images),
         total_size_bytes=HEAD_SIZE_BYTES + len(tables),
+        section_count=len(sections),
+        reserved=0,
         machine=block.machine.encode()[:64],
         digest=bytes(32),
     )
-    blank = CONTROL_BLOCK_HEAD.pack(head).ljust(HEAD_SIZE_BYTES, b"\0") + tables
-    digest = blake3.blake3(blank).digest()
-    return CONTROL_BLOCK_HEAD.pack(head._replace(digest=digest)).ljust(HEAD_SIZE_BYTES, b"\0") + tables
+    digest = blake3.blake3(_head_block(head) + tables).digest()
+    return _head_block(head._replace(digest=digest)) + tables
+
+
+def _sections(block: ControlBlock) -> list[tuple[SectionKind, bytes]]:
+    return [
+        (SectionKind.EXTENTS, EXTENT.pack_table([ExtentRecord(*extent) for extent in block.extents.extents])),
+        (SectionKind.MEMORY_MAP, MEMORY_MAP.pack_table(block.memory_ranges)),
+        (SectionKind.PAGE_CLASSES, CLASS_RUN.pack_table(block.page_classes)),
+        *((SectionKind.CLONE_IMAGE, _encode_image(image)) for image in block.images),
+    ]
+
+
+def _encode_image(image: CloneImage) -> bytes:
+    return CLONE_IMAGE.pack(CloneImageRecord(image.name.encode())) + image.code
+
+
+def _head_block(head: ControlBlockHead) -> bytes:
+    return CONTROL_BLOCK_HEAD.pack(head).ljust(HEAD_SIZE_BYTES, b"\0")
 
 
 def decode(content: Buffer) -> ControlBlock:
@@ -85,28 +102,14 @@ def decode(content: Buffer) -> ControlBlock:
     head = CONTROL_BLOCK_HEAD.unpack_from(view)
     if head.magic != MAGIC or head.version != VERSION:
         raise FormatError("dump control block: no magic, or another version")
-    if not HEAD_SIZE_BYTES <= head.total_size_bytes <= view.nbytes:
+    if not HEAD_SIZE_BYTES <= head.total_size_bytes <= view.nbytes or head.section_count > SECTION_COUNT_MAX:
         raise FormatError("dump control block: cut short")
     view = view[: head.total_size_bytes]
-    blank = CONTROL_BLOCK_HEAD.pack(head._replace(digest=bytes(32)))
-    hasher = blake3.blake3(blank)
+    hasher = blake3.blake3(CONTROL_BLOCK_HEAD.pack(head._replace(digest=bytes(32))))
     hasher.update(view[CONTROL_BLOCK_HEAD.size_bytes :])
     if hasher.digest() != head.digest:
         raise FormatError("dump control block: digest does not hold")
-    offset_bytes = HEAD_SIZE_BYTES
-    extents = EXTENT.unpack_table(view, offset_bytes, head.extent_count)
-    offset_bytes += head.extent_count * EXTENT.size_bytes
-    ranges = MEMORY_MAP.unpack_table(view, offset_bytes, head.range_count)
-    offset_bytes += head.range_count * MEMORY_MAP.size_bytes
-    classes = CLASS_RUN.unpack_table(view, offset_bytes, head.class_count)
-    offset_bytes += head.class_count * CLASS_RUN.size_bytes
-    rows = CLONE_IMAGE.unpack_table(view, offset_bytes, head.image_count)
-    offset_bytes += head.image_count * CLONE_IMAGE.size_bytes
-    images = []
-    for name, length_bytes in rows:
-        code = bytes(view[offset_bytes : offset_bytes + length_bytes])
-        images.append(CloneImage(name.rstrip(b"\0").decode(), code))
-        offset_bytes += length_bytes
+    contents = _decode_sections(view, head.section_count)
     return ControlBlock(
         identity=DumpIdentity(head.dump_id, head.generation),
         armed_time_ns=head.armed_time_ns,
@@ -114,11 +117,33 @@ def decode(content: Buffer) -> ControlBlock:
         memory_size_bytes=head.memory_size_bytes,
         writer_threads=head.writer_threads,
         machine=head.machine.rstrip(b"\0").decode(errors="replace"),
-        extents=ExtentMap(Extent(*row) for row in extents),
-        memory_ranges=tuple(ranges),
-        page_classes=tuple(classes),
-        images=tuple(images),
+        extents=ExtentMap(Extent(*row) for row in _rows(EXTENT, contents, SectionKind.EXTENTS)),
+        memory_ranges=tuple(_rows(MEMORY_MAP, contents, SectionKind.MEMORY_MAP)),
+        page_classes=tuple(_rows(CLASS_RUN, contents, SectionKind.PAGE_CLASSES)),
+        images=tuple(_decode_image(content) for content in contents[SectionKind.CLONE_IMAGE]),
     )
+
+
+def _decode_sections(view: memoryview, count: int) -> defaultdict[int, list[memoryview]]:
+    """The contents of all sections by their kind."""
+    offset_bytes = HEAD_SIZE_BYTES + count * SECTION.size_bytes
+    contents = defaultdict(list)
+    for kind, length_bytes in SECTION.unpack_table(view, HEAD_SIZE_BYTES, count):
+        contents[kind].append(view[offset_bytes : offset_bytes + length_bytes])
+        offset_bytes += length_bytes
+    if offset_bytes != view.nbytes:
+        raise FormatError("dump control block: its sections are not as long as it is")
+    return contents
+
+
+def _rows(layout: Layout[Record], contents: dict[int, list[memoryview]], kind: SectionKind) -> list[Record]:
+    (table,) = contents[kind]
+    return layout.unpack_table(table, 0, table.nbytes // layout.size_bytes)
+
+
+def _decode_image(content: memoryview) -> CloneImage:
+    (name,) = CLONE_IMAGE.unpack_from(content)
+    return CloneImage(name.rstrip(b"\0").decode(), bytes(content[CLONE_IMAGE.size_bytes :]))
 
 
 def seal(block: ControlBlock) -> int:

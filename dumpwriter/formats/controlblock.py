@@ -1,14 +1,13 @@
 """The dump control block: all that a dump needs at crash time, in one sealed memory file.
 
-head            ControlBlockHead, 4096 bytes with padding
-extents         ExtentRecord (as in the boot area), head.extent_count rows
-memory ranges   MemoryMapRecord, head.range_count rows
-page classes    ClassRunRecord, head.class_count rows
-clone images    CloneImageRecord, head.image_count rows, then their code one behind the other
+head        ControlBlockHead, 4096 bytes with padding
+sections    SectionRecord, head.section_count rows
+contents    of the sections, one behind the other, in the order of the rows
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Annotated, NamedTuple
 
 from vdisk.layout import Layout
@@ -16,10 +15,20 @@ from vdisk.layout import Layout
 MAGIC = b"GHOSTCB\0"
 VERSION = 1
 HEAD_SIZE_BYTES = 4096
+SECTION_COUNT_MAX = 1024
+
+
+class SectionKind(IntEnum):
+    """What a section holds."""
+
+    EXTENTS = 1  # ExtentRecord, as in the boot area
+    MEMORY_MAP = 2  # MemoryMapRecord
+    PAGE_CLASSES = 3  # ClassRunRecord
+    CLONE_IMAGE = 4  # CloneImageRecord, then the code; one section a driver, from the controller upwards
 
 
 class ControlBlockHead(NamedTuple):
-    """Sizes are of the tables that follow it, in the order of the fields."""
+    """The head, and how much follows it."""
 
     magic: Annotated[bytes, "8s"]
     version: Annotated[int, "I"]
@@ -29,13 +38,18 @@ class ControlBlockHead(NamedTuple):
     armed_time_ns: Annotated[int, "Q"]
     disk_size_bytes: Annotated[int, "Q"]
     memory_size_bytes: Annotated[int, "Q"]
-    extent_count: Annotated[int, "I"]
-    range_count: Annotated[int, "I"]
-    class_count: Annotated[int, "I"]
-    image_count: Annotated[int, "I"]
     total_size_bytes: Annotated[int, "Q"]
+    section_count: Annotated[int, "I"]
+    reserved: Annotated[int, "I"]
     machine: Annotated[bytes, "64s"]  # UTF-8, padded with zeros
     digest: Annotated[bytes, "32s"]  # BLAKE3 of the whole block with this field zero
+
+
+class SectionRecord(NamedTuple):
+    """One section: what it is, and how many bytes of the contents are its own."""
+
+    kind: Annotated[int, "Q"]
+    length_bytes: Annotated[int, "Q"]
 
 
 class MemoryMapRecord(NamedTuple):
@@ -55,13 +69,13 @@ class ClassRunRecord(NamedTuple):
 
 
 class CloneImageRecord(NamedTuple):
-    """One cloned driver. The code is marshalled Python bytecode of the interpreter that armed."""
+    """The head of one cloned driver. The code is marshalled Python bytecode of the interpreter that armed."""
 
     name: Annotated[bytes, "32s"]
-    length_bytes: Annotated[int, "Q"]
 
 
-CONTROL_BLOCK_HEAD = Layout(ControlBlockHead, size_bytes=184)
+CONTROL_BLOCK_HEAD = Layout(ControlBlockHead, size_bytes=176)
+SECTION = Layout(SectionRecord, size_bytes=16)
 MEMORY_MAP = Layout(MemoryMapRecord, size_bytes=24)
 CLASS_RUN = Layout(ClassRunRecord, size_bytes=24)
-CLONE_IMAGE = Layout(CloneImageRecord, size_bytes=40)
+CLONE_IMAGE = Layout(CloneImageRecord, size_bytes=32)
