@@ -61,6 +61,13 @@ class RegionState(IntEnum):
     CLEAN = 4  # the machine that was armed was shut down: there is none
 
 
+class RegionKind(IntEnum):
+    """What the region is besides room for a dump."""
+
+    DEDICATED = 0  # nothing else
+    PAGEFILE = 1  # while the machine runs, pages of its memory go there and back
+
+
 class IncompatibleFeature(IntFlag):
     """Features without which an image must not be touched. Version 1 knows none."""
 
@@ -88,8 +95,12 @@ class BootRecord(NamedTuple):
     dump_id: Annotated[bytes, "16s"]
     region_size_bytes: Annotated[int, "Q"]
     region_extent_count: Annotated[int, "I"]
-    reserved: Annotated[int, "I"]
+    region_kind: Annotated[int, "I"]
     region_extents_digest: Annotated[bytes, "32s"]
+    early_dump_id: Annotated[bytes, "16s"]
+    early_generation: Annotated[int, "Q"]
+    early_state: Annotated[int, "I"]
+    dump_level: Annotated[int, "I"]
 
 
 class ExtentRecord(NamedTuple):
@@ -100,7 +111,7 @@ class ExtentRecord(NamedTuple):
     length_bytes: Annotated[int, "Q"]
 
 
-BOOT_RECORD = Layout(BootRecord, size_bytes=176)
+BOOT_RECORD = Layout(BootRecord, size_bytes=208)
 EXTENT = Layout(ExtentRecord, size_bytes=24)
 
 
@@ -127,8 +138,12 @@ def new_record(disk_id: bytes, disk_size_bytes: int, memory_size_bytes: int) -> 
         dump_id=bytes(16),
         region_size_bytes=0,
         region_extent_count=0,
-        reserved=0,
+        region_kind=RegionKind.DEDICATED,
         region_extents_digest=bytes(32),
+        early_dump_id=bytes(16),
+        early_generation=0,
+        early_state=RegionState.NONE,
+        dump_level=0,
     )
 
 
@@ -234,11 +249,21 @@ class BootArea:
             return None
         if record.version != VERSION or record.features_incompatible:
             raise FormatError(f"image has format version {record.version}: a newer ghostdump wrote it")
-        if max(record.sequence, record.boot_count, record.generation) >= COUNT_MAX:
+        if max(record.sequence, record.boot_count, record.generation, record.early_generation) >= COUNT_MAX:
             raise FormatError("boot record has counts that no machine can have reached")
-        if record.boot_stage not in set(BootStage) or record.region_state not in set(RegionState):
+        if not _has_known_states(record):
             raise FormatError("boot record has a stage or a region state that does not exist")
         return record
+
+
+def _has_known_states(record: BootRecord) -> bool:
+    states = set(RegionState)
+    return (
+        record.boot_stage in set(BootStage)
+        and record.region_state in states
+        and record.early_state in states
+        and record.region_kind in set(RegionKind)
+    )
 
 
 def _encode_table(extents: ExtentMap) -> bytes:
