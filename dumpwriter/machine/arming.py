@@ -88,7 +88,7 @@ def make_control_block(record: BootRecord, extents: ExtentMap, source: MemorySou
 
 
 def start_standby(
-    block: ControlBlock, source: MemorySource, registers: int, image: ImageFile, runtime: RuntimeFile
+    block: ControlBlock, image: ImageFile, registers: int, source: MemorySource, runtime: RuntimeFile
 ) -> Standby:
     """Start the standby of this process and wait until it is ready. Raises `ArmingError` where it is not in time."""
     wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import time
 from collections import deque
@@ -24,7 +23,7 @@ import trio
 from dumpwriter import runtime
 from dumpwriter.crash.plan import region_size_bytes
 from dumpwriter.formats.region import CauseKind
-from dumpwriter.formats.runtime import CAUSE_TEXT, Call, MachineState, Register
+from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.machine import arming, status
 from dumpwriter.machine.lastdump import LastDump
 from dumpwriter.machine.regionfile import (
@@ -32,6 +31,7 @@ from dumpwriter.machine.regionfile import (
     pin_region,
     prepare_region,
 )
+from dumpwriter.machine.standbys import Hardware, Standbys
 from dumpwriter.machine.trigger import parse_trigger
 from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
@@ -63,17 +63,12 @@ if TYPE_CHECKING:
     import contextlib
     from collections.abc import Callable
 
-    from dumpwriter.machine.arming import Standby
     from dumpwriter.memory.source import MemorySource
     from vdisk.extent import ExtentMap
 
 LOG_LINES_MAX = 4096
 MAINTENANCE_SECONDS = 1.0
-REARM_ATTEMPTS = 3
 FILESYSTEM_BUGCHECK = 0x24
-STAND_STILL_SECONDS = 15.0
-REHEARSAL_SECONDS = 10.0
-REHEARSAL_POLL_SECONDS = 0.002
 
 
 class MountRequest(NamedTuple):
@@ -100,7 +95,7 @@ class Machine:
         self._is_power_pressed = False
         self._lines: deque[str] = deque(maxlen=LOG_LINES_MAX)
         self._source: MemorySource | None = None
-        self._standby: Standby | None = None
+        self._standbys: Standbys | None = None
         self._is_region_ours = False  # a dump that could not be taken out outlives a clean shutdown
         self._facts: dict[str, Any] = {"image": request.image, "mountpoint": request.mountpoint}
         self._power_on()
@@ -196,28 +191,17 @@ class Machine:
         self._record = arming.record_region(self._image, self._live.device, self._record, extents)
         self._is_region_ours = True
         self._extents = extents
-        self._control_block = arming.make_control_block(self._record, extents, self._source)
-        self._start_standby()
+        block = arming.make_control_block(self._record, extents, self._source)
+        hardware = Hardware(self._image, self._registers, self._source, self._runtime)
+        self._standbys = Standbys(hardware, block)
+        self._armed()
 
-    def _start_standby(self) -> None:
-        assert self._source is not None
-        self._standby = arming.start_standby(
-            self._control_block, self._source, self._registers, self._image, self._runtime
-        )
-        self._publish_armed(self._extents, self._standby)
-        self._runtime.state = MachineState.ARMED
-        self.log(
-            f"dump: armed, {self._extents.size_bytes} bytes in {format_count(len(self._extents.extents), 'extent')}"
-        )
-
-    def _publish_armed(self, extents: ExtentMap, standby: Standby) -> None:
+    def _armed(self) -> None:
+        assert self._standbys is not None
+        extents = self._extents
         self._publish(
-            drivers=[*(module._asdict() for module in self._live.modules), *standby.facts["modules"]],
-            standby={
-                "pid": standby.process.pid,
-                "memory_locked": standby.facts["memory_locked"],
-                "confined": standby.facts["confined"],
-            },
+            drivers=[*(module._asdict() for module in self._live.modules), *self._standbys.modules],
+            standby=self._standbys.describe(),
             region={
                 "path": REGION_PATH,
                 "size_bytes": extents.size_bytes,
@@ -226,6 +210,8 @@ class Machine:
             reason=None,
             warning=self._warning(extents),
         )
+        self._runtime.state = MachineState.ARMED
+        self.log(f"dump: armed, {extents.size_bytes} bytes in {format_count(len(extents.extents), 'extent')}")
 
     def _warning(self, extents: ExtentMap) -> str | None:
         assert self._source is not None
@@ -251,7 +237,7 @@ class Machine:
         operations = Operations(self._filesystem, self._control_files(), on_open=self._opened, on_failure=self._failed)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._maintain_filesystem)
-            nursery.start_soon(self._keep_standby)
+            nursery.start_soon(self._keep_standbys)
             await serve(
                 operations,
                 self.request.mountpoint,
@@ -276,19 +262,15 @@ class Machine:
             except FilesystemError as failure:
                 self.bugcheck(FILESYSTEM_BUGCHECK, (0, 0, 0, 0), f"the filesystem failed: {failure}")
 
-    async def _keep_standby(self) -> None:
-        """A standby that died is replaced: a machine that cannot dump must not say that it is armed."""
-        attempts_left = REARM_ATTEMPTS
-        while self._standby is not None:
-            await trio.lowlevel.wait_readable(self._standby.pidfd)
-            self.dismiss_standby()
-            self._disarmed("the standby died; unmount and mount again to arm")
-            if attempts_left:
-                attempts_left -= 1
-                try:
-                    self._start_standby()
-                except ArmingError as refusal:
-                    self._disarmed(str(refusal))
+    async def _keep_standbys(self) -> None:
+        if self._standbys is not None:
+            await self._standbys.keep(self._standbys_changed)
+
+    def _standbys_changed(self, reason: str | None) -> None:
+        if reason is None:
+            self._armed()
+        else:
+            self._disarmed(reason)
 
     def _control_files(self) -> list[ControlFile]:
         return [
@@ -309,15 +291,8 @@ class Machine:
         self.log(f"mount: {handler}: {failure!r}")
 
     def _rehearse_on_request(self) -> None:
-        """Stand still while the clone has the disk: it takes the controller over, as it would at a crash."""
-        if self._standby is None:
-            return
-        before = self._runtime[Register.REHEARSALS]
-        os.eventfd_write(self._standby.wake, Call.REHEARSE)
-        deadline = time.monotonic() + REHEARSAL_SECONDS
-        while self._runtime[Register.REHEARSALS] == before and time.monotonic() < deadline:
-            if select.select([self._standby.pidfd], [], [], REHEARSAL_POLL_SECONDS)[0]:
-                return
+        if self._standbys is not None:
+            self._standbys.rehearse()
 
     # Bugcheck
 
@@ -327,10 +302,8 @@ class Machine:
             self._source.bugcheck(code, parameters, text)
         self._runtime.set_cause(CauseKind.BUGCHECK, code, parameters, text)
         self._runtime.state = MachineState.CRASHED
-        if self._standby is not None:
-            os.eventfd_write(self._standby.wake, Call.CRASH)
-            # Not process.wait(): the code that a signal interrupts may be in it, and its lock is not reentrant.
-            select.select([self._standby.pidfd], [], [], STAND_STILL_SECONDS)
+        if self._standbys is not None:
+            self._standbys.call()
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("a process that killed itself went on")
 
@@ -352,21 +325,21 @@ class Machine:
             self._filesystem.close()
         except FilesystemError as failure:
             self.bugcheck(FILESYSTEM_BUGCHECK, (0, 0, 0, 0), f"the filesystem failed: {failure}")
-        self.dismiss_standby()
+        self._dismiss_standbys()
         if self._is_region_ours:
             self._record = self._record._replace(region_state=RegionState.CLEAN)
         self._reach(BootStage.OFF)
         self._runtime.state = MachineState.OFF
         self._runtime.remove()
 
-    def dismiss_standby(self) -> None:
-        standby, self._standby = self._standby, None
-        if standby is not None:
-            standby.dismiss()
+    def _dismiss_standbys(self) -> None:
+        standbys, self._standbys = self._standbys, None
+        if standbys is not None:
+            standbys.dismiss()
 
     def give_up(self) -> None:
         """The boot failed: leave the disk to the next boot, and nothing else behind."""
-        self.dismiss_standby()
+        self._dismiss_standbys()
         self._runtime.remove()
 
     # What others see
