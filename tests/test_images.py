@@ -13,6 +13,7 @@ import pytest
 from dumpwriter.machine import creation
 from dumpwriter.machine.creation import create_disk
 from dumpwriter.machine.recipe import Recipe, RecipeFile, pattern, read_recipe
+from dumpwriter.machine.regionfile import NAMES
 from tests.sources import REPOSITORY
 from vdisk.errors import GhostdumpError, ImageError, UsageError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.machines import Machine
+    from vdisk.bootarea import RegionKind
 
 RECIPES = sorted((REPOSITORY / "images").glob("*.toml"))
 BY_NAME = {path.stem: path for path in RECIPES}
@@ -33,10 +35,10 @@ def debugfs(image: Path, request: str) -> str:
     return subprocess.run(["debugfs", "-R", request, image], capture_output=True, text=True, check=True).stdout
 
 
-def seen_by_debugfs(image: Path) -> list[dict[str, int]]:
+def seen_by_debugfs(image: Path, region_kind: RegionKind) -> list[dict[str, int]]:
     """The extents of the region, as rows of `ghostdump extents --json`."""
     rows = []
-    for line in debugfs(image, "dump_extents -l /dump.bin").splitlines()[1:]:
+    for line in debugfs(image, f"dump_extents -l /{NAMES[region_kind]}").splitlines()[1:]:
         logical, _, physical, _, blocks = map(int, re.findall(r"\d+", line.split("/", 3)[-1])[1:6])
         rows.append({"logical_bytes": logical * 4096, "physical_bytes": physical * 4096, "length_bytes": blocks * 4096})
     return rows
@@ -64,10 +66,10 @@ def test_a_recipe_makes_a_clean_disk_with_its_region_and_files(machine: Machine,
         copy = machine.directory / "copy"
         debugfs(machine.image, f"dump {file.path} {copy}")
         assert copy.read_bytes() == file.content
-    made = seen_by_debugfs(machine.image)
+    made = seen_by_debugfs(machine.image, recipe.region_kind)
     machine.mount()
     machine.unmount()
-    assert machine.facts("extents", machine.image) == made == seen_by_debugfs(machine.image)
+    assert machine.facts("extents", machine.image) == made == seen_by_debugfs(machine.image, recipe.region_kind)
     assert len(made) >= recipe.region_extents
     assert len(made) == 1 or recipe.region_extents > 1
 

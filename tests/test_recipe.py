@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dumpwriter.machine.recipe import RECIPE_SIZE_BYTES_MAX, Recipe, RecipeFile, parse_recipe, pattern, read_recipe
 from dumpwriter.sizes import UNITS, format_size, parse_size
+from vdisk.bootarea import RegionKind
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,13 +75,14 @@ def test_all_that_a_recipe_can_say(tmp_path: Path) -> None:
     path.write_text(
         'shows = "everything"\n'
         + LEAST
-        + "[region]\nextents = 64\n[disk]\nfill_percent = 100\n"
+        + '[region]\nkind = "pagefile"\nextents = 64\n[disk]\nfill_percent = 100\n'
         + '[[files]]\npath = "/etc/motd"\ntext = "hell\u00f6"\n[[files]]\npath = "/a"\nsize = "5000"\n'
     )
     assert read_recipe(str(path)) == Recipe(
         size_bytes=128 << 20,
         memory_size_bytes=32 << 20,
         shows="everything",
+        region_kind=RegionKind.PAGEFILE,
         region_extents=64,
         files=(RecipeFile("/etc/motd", "hell\u00f6".encode()), RecipeFile("/a", pattern(5000))),
         fill_percent=100,
@@ -98,6 +100,7 @@ REFUSED = {
     "a number for a table": LEAST + "region = 7",
     "a table for a list": LEAST + '[files]\npath = "/a"',
     "a number for a file": LEAST + "files = [1]",
+    "a kind of region that there is not": LEAST + '[region]\nkind = "swap"',
     "no extents": LEAST + "[region]\nextents = 0",
     "too many extents": LEAST + "[region]\nextents = 4097",
     "a truth for a number": LEAST + "[region]\nextents = true",

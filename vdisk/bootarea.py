@@ -115,7 +115,9 @@ BOOT_RECORD = Layout(BootRecord, size_bytes=208)
 EXTENT = Layout(ExtentRecord, size_bytes=24)
 
 
-def new_record(disk_id: bytes, disk_size_bytes: int, memory_size_bytes: int) -> BootRecord:
+def new_record(
+    disk_id: bytes, disk_size_bytes: int, memory_size_bytes: int, region_kind: RegionKind = RegionKind.DEDICATED
+) -> BootRecord:
     """The record of a disk that never ran."""
     return BootRecord(
         magic=MAGIC,
@@ -138,7 +140,7 @@ def new_record(disk_id: bytes, disk_size_bytes: int, memory_size_bytes: int) -> 
         dump_id=bytes(16),
         region_size_bytes=0,
         region_extent_count=0,
-        region_kind=RegionKind.DEDICATED,
+        region_kind=region_kind,
         region_extents_digest=bytes(32),
         early_dump_id=bytes(16),
         early_generation=0,

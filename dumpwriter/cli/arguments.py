@@ -47,6 +47,9 @@ def _create(commands: Any) -> None:
     command.add_argument("image", help="the file to make; it must not exist")
     command.add_argument("--size", type=_typed(parse_size), help="size of the disk, such as 1GiB")
     command.add_argument("--memory", type=_typed(parse_size), help="memory of the machine, such as 64MiB")
+    command.add_argument(
+        "--region", metavar="KIND", help="dedicated: a file for dumps alone, the default; pagefile: the page file"
+    )
     command.add_argument("--recipe", metavar="FILE", help="a recipe of sizes, fragmentation and files (images/*.toml)")
 
 

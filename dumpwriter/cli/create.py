@@ -5,19 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dumpwriter.machine.creation import create_disk
-from dumpwriter.machine.recipe import Recipe, read_recipe
+from dumpwriter.machine.recipe import Recipe, read_recipe, region_kind_named
 from dumpwriter.sizes import format_count, format_size
+from vdisk.bootarea import RegionKind
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
+
+PLACES = {RegionKind.DEDICATED: "dump region", RegionKind.PAGEFILE: "page file"}
 
 
 def run(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments)
     extents = create_disk(arguments.image, recipe)
     print(
-        f"{arguments.image}: {format_size(recipe.size_bytes)}, dump region {format_size(extents.size_bytes)} in "
+        f"{arguments.image}: {format_size(recipe.size_bytes)}, "
+        f"{PLACES[recipe.region_kind]} {format_size(extents.size_bytes)} in "
         f"{format_count(len(extents.extents), 'extent')} for {format_size(recipe.memory_size_bytes)} of memory"
     )
     return 0
@@ -34,4 +38,5 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     return recipe._replace(
         size_bytes=arguments.size or recipe.size_bytes,
         memory_size_bytes=arguments.memory or recipe.memory_size_bytes,
+        region_kind=region_kind_named(arguments.region) if arguments.region else recipe.region_kind,
     )

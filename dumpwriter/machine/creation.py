@@ -11,7 +11,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from dumpwriter.crash.plan import region_size_bytes
-from dumpwriter.machine.regionfile import ROOT, make_region
+from dumpwriter.machine.regionfile import ROOT, RegionFile
 from dumpwriter.sizes import format_size
 from vdisk import stack
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
@@ -136,7 +136,8 @@ def _furnish(path: str, recipe: Recipe, disk_id: uuid.UUID) -> ExtentMap:
     registers = create_registers()
     try:
         device = stack.load_live(Controller(registers, ImageFile(descriptor))).device
-        BootArea(device).write(new_record(disk_id.bytes, recipe.size_bytes, recipe.memory_size_bytes))
+        record = new_record(disk_id.bytes, recipe.size_bytes, recipe.memory_size_bytes, recipe.region_kind)
+        BootArea(device).write(record)
         filesystem = Ext4Filesystem.open(device)
         try:
             extents = _make_region(filesystem, recipe)
@@ -154,7 +155,7 @@ def _furnish(path: str, recipe: Recipe, disk_id: uuid.UUID) -> ExtentMap:
 def _make_region(filesystem: Ext4Filesystem, recipe: Recipe) -> ExtentMap:
     size_bytes = region_size_bytes(recipe.memory_size_bytes)
     with _scattered_space(filesystem, size_bytes, recipe.region_extents):
-        extents = make_region(filesystem, size_bytes)
+        extents = RegionFile(filesystem, recipe.region_kind).make(size_bytes)
     if extents is None:
         raise UsageError(f"the disk has no room for a dump region of {size_bytes} bytes: make it larger")
     if len(extents.extents) < recipe.region_extents:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dumpwriter.machine.regionfile import current_extents, pin_region, unpin_region
+from dumpwriter.machine.regionfile import RegionFile
 from dumpwriter.recovery.diskstore import DiskStore
 from dumpwriter.recovery.extraction import RegionSource, extract
 from dumpwriter.recovery.offline import identity_of, may_be_marked, reason_for_none
 from dumpwriter.recovery.report import describe_nothing
 from dumpwriter.verdict import Reason, Verdict
-from vdisk.bootarea import RegionState
+from vdisk.bootarea import RegionKind, RegionState
 from vdisk.errors import FormatError, RecoveryError
 from vdisk.layers.mapped import Mapped
 
@@ -44,6 +44,7 @@ class LastDump:
         self._area = area
         self._record = record
         self._filesystem = filesystem
+        self._region_file = RegionFile(filesystem, RegionKind(record.region_kind))
 
     def give_up(self) -> Outcome:
         """Discard a dump that may be there, on request."""
@@ -70,7 +71,7 @@ class LastDump:
         if may_be_marked(findings):
             self._mark(RegionState.TAKEN)
         self._filesystem.release_reserved()
-        unpin_region(self._filesystem)
+        self._region_file.unpin()
         return Outcome(self._record, report)
 
     def _copy(self, retention: Retention, progress: Callable[[int, int], None]) -> Extraction:
@@ -84,8 +85,8 @@ class LastDump:
 
         Others may have mounted the disk and moved or removed the file: its old blocks are then free, or somebody's.
         """
-        if current_extents(self._filesystem) == recorded:
-            pin_region(self._filesystem)
+        if self._region_file.extents() == recorded:
+            self._region_file.pin()
         else:
             self._filesystem.reserve(recorded.runs(0, recorded.size_bytes))
 

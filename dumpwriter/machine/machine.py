@@ -26,11 +26,7 @@ from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.machine import arming, status
 from dumpwriter.machine.lastdump import LastDump
-from dumpwriter.machine.regionfile import (
-    REGION_PATH,
-    pin_region,
-    prepare_region,
-)
+from dumpwriter.machine.regionfile import RegionFile
 from dumpwriter.machine.standbys import Hardware, Standbys
 from dumpwriter.machine.trigger import parse_trigger
 from dumpwriter.memory.image import ImageMemory
@@ -39,7 +35,7 @@ from dumpwriter.recovery.report import describe_extents
 from dumpwriter.recovery.retention import Retention
 from dumpwriter.sizes import format_count
 from vdisk import stack
-from vdisk.bootarea import BootArea, BootStage, RegionState
+from vdisk.bootarea import BootArea, BootStage, RegionKind, RegionState
 from vdisk.controller import Controller, create_registers
 from vdisk.errors import (
     ArmingError,
@@ -137,6 +133,7 @@ class Machine:
         with naming(self.request.image):
             await self._replay()
             self._filesystem = Ext4Filesystem.open(self._live.device)
+        self._region_file = RegionFile(self._filesystem, RegionKind(self._record.region_kind))
         self._reach(BootStage.FILESYSTEM)
         self.log("ext4: mounted")
         try:
@@ -145,7 +142,7 @@ class Machine:
             self._reach(BootStage.ARMING)
             self._arm()
         except RecoveryError as refusal:
-            pin_region(self._filesystem)
+            self._region_file.pin()
             self._disarmed(str(refusal))
         except (ArmingError, ImageError) as refusal:
             self._disarmed(str(refusal))
@@ -187,7 +184,7 @@ class Machine:
 
     def _arm(self) -> None:
         assert self._source is not None
-        extents = prepare_region(self._filesystem, region_size_bytes(self._source.memory.size_bytes))
+        extents = self._prepare_region(region_size_bytes(self._source.memory.size_bytes))
         self._record = arming.record_region(self._image, self._live.device, self._record, extents)
         self._is_region_ours = True
         self._extents = extents
@@ -196,6 +193,13 @@ class Machine:
         self._standbys = Standbys(hardware, block)
         self._armed()
 
+    def _prepare_region(self, size_bytes: int) -> ExtentMap:
+        """A page file that held a dump is not paged to again, where there is room for another."""
+        held_a_dump = self._record.region_state in (RegionState.TAKEN, RegionState.DISCARDED)
+        if held_a_dump and self._record.region_kind == RegionKind.PAGEFILE:
+            return self._region_file.prepare_anew(size_bytes)
+        return self._region_file.prepare(size_bytes)
+
     def _armed(self) -> None:
         assert self._standbys is not None
         extents = self._extents
@@ -203,7 +207,7 @@ class Machine:
             drivers=[*(module._asdict() for module in self._live.modules), *self._standbys.modules],
             standby=self._standbys.describe(),
             region={
-                "path": REGION_PATH,
+                "path": self._region_file.path,
                 "size_bytes": extents.size_bytes,
                 "extents": describe_extents(extents),
             },

@@ -5,6 +5,7 @@ size = "256MiB"
 memory = "64MiB"
 
 [region]
+kind = "dedicated"      # or "pagefile": pages of the running machine go there too
 extents = 64            # at least as many; 1 where it may be contiguous
 
 [[files]]
@@ -21,10 +22,12 @@ import tomllib
 from typing import Any, NamedTuple
 
 from dumpwriter.sizes import parse_size
+from vdisk.bootarea import RegionKind
 from vdisk.errors import UsageError
 
 PATTERN_BLOCK_BYTES = 4096
 RECIPE_SIZE_BYTES_MAX = 1 << 20
+REGION_KINDS = {kind.name.lower(): kind for kind in RegionKind}
 FILE_SIZE_BYTES_MAX = 64 << 20  # a file is made in memory
 
 
@@ -41,6 +44,7 @@ class Recipe(NamedTuple):
     size_bytes: int
     memory_size_bytes: int
     shows: str = ""
+    region_kind: RegionKind = RegionKind.DEDICATED
     region_extents: int = 1
     files: tuple[RecipeFile, ...] = ()
     fill_percent: int = 0
@@ -59,6 +63,13 @@ def read_recipe(path: str) -> Recipe:
         raise UsageError(f"{path}: {error}") from None
 
 
+def region_kind_named(name: str) -> RegionKind:
+    """Raises `UsageError` where there is no such kind."""
+    if name not in REGION_KINDS:
+        raise UsageError(f"there is no region {name!r}: give {' or '.join(REGION_KINDS)}")
+    return REGION_KINDS[name]
+
+
 def parse_recipe(content: bytes) -> Recipe:
     """Raises `UsageError` where the bytes are no recipe."""
     if len(content) > RECIPE_SIZE_BYTES_MAX:
@@ -71,7 +82,7 @@ def parse_recipe(content: bytes) -> Recipe:
 
 def _recipe(table: dict[str, Any]) -> Recipe:
     _no_others("the recipe", table, {"shows", "size", "memory", "region", "disk", "files"})
-    region, disk = _table(table, "region", {"extents"}), _table(table, "disk", {"fill_percent"})
+    region, disk = _table(table, "region", {"kind", "extents"}), _table(table, "disk", {"fill_percent"})
     files = table.get("files", [])
     if not isinstance(files, list):
         raise UsageError("files must be tables: [[files]]")
@@ -79,6 +90,7 @@ def _recipe(table: dict[str, Any]) -> Recipe:
         size_bytes=_size(table, "size"),
         memory_size_bytes=_size(table, "memory"),
         shows=_text(table, "shows", ""),
+        region_kind=region_kind_named(_text(region, "kind", "dedicated")),
         region_extents=_whole_number(region, "extents", 1, 1, 4096),
         files=tuple(_file(entry) for entry in files),
         fill_percent=_whole_number(disk, "fill_percent", 0, 0, 100),

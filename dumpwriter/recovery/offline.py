@@ -14,7 +14,7 @@ from dumpwriter.recovery.report import describe_extents, describe_findings, desc
 from dumpwriter.recovery.scan import newest_header, recover
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
-from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionState
+from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionKind, RegionState
 from vdisk.controller import Controller, create_registers
 from vdisk.errors import FormatError, GhostdumpError, NotAnImageError, naming
 from vdisk.imagefile import ImageFile, open_locked, open_unlocked
@@ -143,6 +143,7 @@ def describe_image(path: str) -> dict[str, Any]:
             "boot_count": record.boot_count,
             "boot_stage": BootStage(record.boot_stage).name.lower(),
             "region_state": RegionState(record.region_state).name.lower(),
+            "region_kind": RegionKind(record.region_kind).name.lower(),
             "generation": record.generation,
             "region": None,
             "dump": None,
