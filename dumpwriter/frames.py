@@ -17,6 +17,7 @@ from dumpwriter.formats.region import (
     FIRST_SLOT_OFFSET_BYTES,
     FRAME_HEADER,
     FRAME_MAGIC,
+    FRAME_SEAL,
     HEADER_MAGIC,
     HEADER_SIZE_BYTES,
     PAGE_RUN,
@@ -27,9 +28,11 @@ from dumpwriter.formats.region import (
     RUNS_MAX,
     SLOT_SIZE_BYTES,
     VERSION,
+    WRAPPED_SIZE_BYTES_MAX,
     DumpHeader,
     FrameHeader,
     FrameKind,
+    FrameSeal,
     PageRun,
     Place,
 )
@@ -40,10 +43,12 @@ from vdisk.layout import seal, unseal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dumpwriter.sealing import Sealer
     from vdisk.extent import ExtentMap
 
 _CRC = struct.Struct("<I")
 _CRC_OFFSET_BYTES = BLOCK_SIZE_BYTES - _CRC.size
+_PAYLOAD_CRC_OFFSET_BYTES = FRAME_HEADER.field("payload_crc32c").offset_bytes
 _DIGEST_OFFSET_BYTES = FRAME_HEADER.size_bytes - 32
 
 
@@ -63,12 +68,29 @@ class FramePlan(NamedTuple):
     runs: tuple[PageRun, ...]
 
 
+class Seal(NamedTuple):
+    """What a sealed frame says of its seal, and the key that opens it, wrapped."""
+
+    record: FrameSeal
+    wrapped: bytes
+
+
 class Frame(NamedTuple):
     """A frame that was read and whose header block holds; its payload may still be false until `payload_is_true`."""
 
     header: FrameHeader
     places: tuple[Place, ...]
     runs: tuple[PageRun, ...]
+    seal: Seal | None
+
+    @property
+    def size_bytes(self) -> int:
+        return BLOCK_SIZE_BYTES + self.header.payload_size_bytes
+
+    @property
+    def seal_offset_bytes(self) -> int:
+        """In the header block, behind places and runs."""
+        return FRAME_HEADER.size_bytes + len(self.places) * PLACE.size_bytes + len(self.runs) * PAGE_RUN.size_bytes
 
 
 def slot_offset_bytes(sequence: int) -> int:
@@ -85,9 +107,18 @@ def page_count(runs: Sequence[PageRun]) -> int:
 
 
 def encode_frame(
-    slot: memoryview, plan: FramePlan, identity: DumpIdentity, extents: ExtentMap, pages_total: int, payload_bytes: int
+    slot: memoryview,
+    plan: FramePlan,
+    identity: DumpIdentity,
+    extents: ExtentMap,
+    pages_total: int,
+    payload_bytes: int,
+    sealer: Sealer,
 ) -> memoryview:
-    """Write the header block before a payload that already stands at `slot[4096:]`; the frame as it goes out."""
+    """Write the header block before a payload that already stands at `slot[4096:]`; the frame as it goes out.
+
+    Raises `SealingError`; the slot must then not be written.
+    """
     end_bytes = BLOCK_SIZE_BYTES + payload_bytes
     payload = slot[BLOCK_SIZE_BYTES:end_bytes]
     places = [Place(*run) for run in extents.runs(plan.region_offset_bytes, end_bytes)]
@@ -102,13 +133,16 @@ def encode_frame(
         region_offset_bytes=plan.region_offset_bytes,
         pages_total=pages_total,
         payload_size_bytes=payload_bytes,
-        payload_crc32c=crc32c.crc32c(payload),
+        payload_crc32c=0,
         place_count=len(places),
         run_count=len(plan.runs),
+        seal_size_bytes=sealer.record_size_bytes,
         digest=bytes(32),
     )
     head = FRAME_HEADER.pack(header) + PLACE.pack_table(places) + PAGE_RUN.pack_table(plan.runs)
     slot[:BLOCK_SIZE_BYTES] = head.ljust(BLOCK_SIZE_BYTES, b"\0")
+    sealer.seal_frame(slot[:BLOCK_SIZE_BYTES], len(head), payload, plan.sequence)
+    _CRC.pack_into(slot, _PAYLOAD_CRC_OFFSET_BYTES, crc32c.crc32c(payload))
     digest = blake3.blake3(slot[:end_bytes]).digest()
     slot[_DIGEST_OFFSET_BYTES : FRAME_HEADER.size_bytes] = digest
     _CRC.pack_into(slot, _CRC_OFFSET_BYTES, crc32c.crc32c(slot[:_CRC_OFFSET_BYTES]))
@@ -133,13 +167,27 @@ def decode_header(block: memoryview, identity: DumpIdentity | None) -> Frame | N
     runs = PAGE_RUN.unpack_table(
         block, FRAME_HEADER.size_bytes + header.place_count * PLACE.size_bytes, header.run_count
     )
-    frame = Frame(header, tuple(places), tuple(runs))
+    frame = Frame(header, tuple(places), tuple(runs), seal=None)
+    if header.seal_size_bytes:
+        frame = frame._replace(seal=_decode_seal(block, frame))
     return frame if _is_consistent(frame) else None
+
+
+def _decode_seal(block: memoryview, frame: Frame) -> Seal | None:
+    """None where the frame's size of it is not the record's own."""
+    record = FRAME_SEAL.unpack_from(block, frame.seal_offset_bytes)
+    start_bytes = frame.seal_offset_bytes + FRAME_SEAL.size_bytes
+    size_bytes = record.wrapped_size_bytes
+    if frame.header.seal_size_bytes != FRAME_SEAL.size_bytes + size_bytes or size_bytes > WRAPPED_SIZE_BYTES_MAX:
+        return None
+    return Seal(record, bytes(block[start_bytes : start_bytes + size_bytes]))
 
 
 def _is_consistent(frame: Frame) -> bool:
     header = frame.header
     payload_bytes = header.payload_size_bytes
+    if (frame.seal is None) != (not header.seal_size_bytes):
+        return False
     if payload_bytes % BLOCK_SIZE_BYTES or payload_bytes > SLOT_SIZE_BYTES - BLOCK_SIZE_BYTES:
         return False
     if sum(place.length_bytes for place in frame.places) != BLOCK_SIZE_BYTES + payload_bytes:
@@ -176,6 +224,20 @@ def payload_is_true(slot: memoryview, frame: Frame) -> bool:
     slot[_DIGEST_OFFSET_BYTES : FRAME_HEADER.size_bytes] = frame.header.digest
     slot[_CRC_OFFSET_BYTES:BLOCK_SIZE_BYTES] = crc
     return digest == frame.header.digest
+
+
+def associated_data(block: memoryview, frame: Frame) -> bytes:
+    """The header block of a sealed frame as it was when it was sealed: without what is known only afterwards."""
+    content = bytearray(block[:BLOCK_SIZE_BYTES])
+    tag_offset_bytes = frame.seal_offset_bytes
+    for start_bytes, end_bytes in (
+        (_PAYLOAD_CRC_OFFSET_BYTES, _PAYLOAD_CRC_OFFSET_BYTES + _CRC.size),
+        (_DIGEST_OFFSET_BYTES, FRAME_HEADER.size_bytes),
+        (tag_offset_bytes, tag_offset_bytes + FRAME_SEAL.field("tag").size_bytes),
+        (_CRC_OFFSET_BYTES, BLOCK_SIZE_BYTES),
+    ):
+        content[start_bytes:end_bytes] = bytes(end_bytes - start_bytes)
+    return bytes(content)
 
 
 def encode_dump_header(header: DumpHeader) -> bytes:

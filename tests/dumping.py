@@ -11,6 +11,7 @@ from dumpwriter.crash.plan import MemoryPart, plan_dump, region_size_bytes
 from dumpwriter.formats.region import CauseKind, MemoryRangeRecord, PageRun
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.metadata import Metadata, encode_metadata
+from dumpwriter.sealing import UNSEALED
 from vdisk.extent import Extent, ExtentMap
 from vdisk.layers.mapped import Mapped
 from vdisk.layers.write_guard import WriteGuard
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from dumpwriter.sealing import Sealer
     from vdisk.blockdevice import BlockDevice
 
 CAUSE = Cause(CauseKind.BUGCHECK, 0xD1, (1, 2, 3, 4), "driver looked at what was not there", 1_700_000_000_000_000_000)
@@ -77,11 +79,14 @@ def scattered_extents(size_bytes: int, pieces: int, first_block: int = 16) -> Ex
 class DumpBench:
     """A memory, a disk with a region, and what happened on it."""
 
-    def __init__(self, pages: int, pieces: int = 5, region_bytes: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, pages: int, pieces: int = 5, region_bytes: int = 0, seed: int = 0, sealer: Sealer = UNSEALED
+    ) -> None:
         self.memory, self.parts = memory_of(pages, seed)
         size_bytes = region_bytes or region_size_bytes(pages * 4096)
         self.extents = scattered_extents(size_bytes, pieces)
         self.disk = MemoryDisk(self.extents.end_on_disk_bytes() + 16 * 4096)
+        self.sealer = sealer
         self.identity = DumpIdentity(random.Random(seed).randbytes(16), 1 + seed)
         self.metadata = encode_metadata(Metadata(b"", (MemoryRangeRecord(0, pages * 4096),), "test"))
         dump.arm_region(Mapped(self.disk, self.extents), self.identity, self.extents, 5)
@@ -98,6 +103,7 @@ class DumpBench:
             metadata=self.metadata,
             cause=CAUSE,
             armed_time_ns=5,
+            sealer=self.sealer,
         )
 
     def write(self, around: Callable[[BlockDevice], BlockDevice] = lambda device: device) -> Progress:

@@ -53,6 +53,10 @@ class Layout(Generic[Record]):
         self.size_bytes = size_bytes
         assert self._struct.size == size_bytes, f"{record.__name__} has {self._struct.size} bytes, not {size_bytes}"
 
+    def field(self, name: str) -> Field:
+        """Where a field lies, for what is filled in later."""
+        return next(field for field in self.fields if field.name == name)
+
     def pack(self, record: Record) -> bytes:
         return self._struct.pack(*record)
 

@@ -60,6 +60,7 @@ def _mount(commands: Any) -> None:
     command.add_argument("--memory-image", metavar="FILE", help="memory from a raw file or an ELF core")
     command.add_argument("--allow-other", action="store_true", help="let other users into the mount")
     command.add_argument("--discard-dump", action="store_true", help="give up a dump that is still in the region")
+    command.add_argument("--dump-key", metavar="FILE", help="seal the dump for this public key (PEM: X25519 or RSA)")
     _retention(command)
     command.add_argument("--foreground", action="store_true", help="stay, and unmount at Ctrl-C")
     _json(command)

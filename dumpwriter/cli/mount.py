@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         "discard_dump": arguments.discard_dump,
         "keep": arguments.keep,
         "min_free_bytes": arguments.min_free,
+        "dump_key": os.path.abspath(arguments.dump_key) if arguments.dump_key else None,
     }
     process, announcement = start_machine(request, in_background=not arguments.foreground)
     try:

@@ -14,6 +14,7 @@ from dumpwriter.formats.controlblock import (
     CLASS_RUN,
     CLONE_IMAGE,
     CONTROL_BLOCK_HEAD,
+    DUMP_SEAL,
     HEAD_SIZE_BYTES,
     MAGIC,
     MEMORY_MAP,
@@ -23,11 +24,14 @@ from dumpwriter.formats.controlblock import (
     ClassRunRecord,
     CloneImageRecord,
     ControlBlockHead,
+    DumpSealRecord,
     MemoryMapRecord,
     SectionKind,
     SectionRecord,
 )
+from dumpwriter.formats.region import SealAlgorithm
 from dumpwriter.frames import DumpIdentity
+from dumpwriter.sealing import DumpSeal, SecretKey
 from vdisk.bootarea import EXTENT, ExtentRecord
 from vdisk.errors import FormatError
 from vdisk.extent import Extent, ExtentMap
@@ -54,6 +58,7 @@ class ControlBlock(NamedTuple):
     memory_ranges: tuple[MemoryMapRecord, ...]
     page_classes: tuple[ClassRunRecord, ...]
     images: tuple[CloneImage, ...]
+    seal: DumpSeal | None = None  # None: frames go out as they are
 
 
 def encode(block: ControlBlock) -> bytes:
@@ -85,11 +90,16 @@ def _sections(block: ControlBlock) -> list[tuple[SectionKind, bytes]]:
         (SectionKind.MEMORY_MAP, MEMORY_MAP.pack_table(block.memory_ranges)),
         (SectionKind.PAGE_CLASSES, CLASS_RUN.pack_table(block.page_classes)),
         *((SectionKind.CLONE_IMAGE, _encode_image(image)) for image in block.images),
+        *((SectionKind.DUMP_SEAL, _encode_seal(seal)) for seal in (block.seal,) if seal),
     ]
 
 
 def _encode_image(image: CloneImage) -> bytes:
     return CLONE_IMAGE.pack(CloneImageRecord(image.name.encode())) + image.code
+
+
+def _encode_seal(seal: DumpSeal) -> bytes:
+    return DUMP_SEAL.pack(DumpSealRecord(seal.key, seal.fingerprint, seal.algorithm)) + seal.wrapped
 
 
 def _head_block(head: ControlBlockHead) -> bytes:
@@ -121,6 +131,7 @@ def decode(content: Buffer) -> ControlBlock:
         memory_ranges=tuple(_rows(MEMORY_MAP, contents, SectionKind.MEMORY_MAP)),
         page_classes=tuple(_rows(CLASS_RUN, contents, SectionKind.PAGE_CLASSES)),
         images=tuple(_decode_image(content) for content in contents[SectionKind.CLONE_IMAGE]),
+        seal=next(map(_decode_seal, contents[SectionKind.DUMP_SEAL]), None),
     )
 
 
@@ -144,6 +155,12 @@ def _rows(layout: Layout[Record], contents: dict[int, list[memoryview]], kind: S
 def _decode_image(content: memoryview) -> CloneImage:
     (name,) = CLONE_IMAGE.unpack_from(content)
     return CloneImage(name.rstrip(b"\0").decode(), bytes(content[CLONE_IMAGE.size_bytes :]))
+
+
+def _decode_seal(content: memoryview) -> DumpSeal:
+    record = DUMP_SEAL.unpack_from(content)
+    wrapped = bytes(content[DUMP_SEAL.size_bytes :])
+    return DumpSeal(SecretKey(record.key), SealAlgorithm(record.algorithm), record.fingerprint, wrapped)
 
 
 def seal(block: ControlBlock) -> int:

@@ -25,6 +25,7 @@ from dumpwriter.formats.region import (
     FrameKind,
 )
 from dumpwriter.frames import DumpIdentity, encode_dump_header, encode_frame, page_count
+from dumpwriter.sealing import UNSEALED
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.errors import DeviceError
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from dumpwriter.crash.plan import DumpPlan
     from dumpwriter.frames import FramePlan
+    from dumpwriter.sealing import Sealer
     from vdisk.blockdevice import BlockDevice
     from vdisk.extent import ExtentMap
 
@@ -68,6 +70,7 @@ class DumpJob(NamedTuple):
     metadata: bytes
     cause: Cause
     armed_time_ns: int
+    sealer: Sealer = UNSEALED
 
 
 class Progress:
@@ -93,7 +96,7 @@ class Progress:
 
 def arm_region(region: BlockDevice, identity: DumpIdentity, extents: ExtentMap, armed_time_ns: int) -> None:
     """Put headers of an empty dump over whatever the region held. Raises `DeviceError`."""
-    for header in _headers(extents, _header(identity, extents, DumpState.ARMED, armed_time_ns)):
+    for header in _headers(extents, _header(identity, extents, DumpState.ARMED, armed_time_ns), UNSEALED):
         region.write_through(*header)
 
 
@@ -145,7 +148,7 @@ def _fill_slot(job: DumpJob, frame: FramePlan, slot: memoryview) -> memoryview:
             length_bytes = run.page_count * PAGE_SIZE_BYTES
             job.memory.read_into(run.first_page * PAGE_SIZE_BYTES, slot[start_bytes : start_bytes + length_bytes])
             payload_bytes += length_bytes
-    return encode_frame(slot, frame, job.identity, job.extents, job.plan.pages_total, payload_bytes)
+    return encode_frame(slot, frame, job.identity, job.extents, job.plan.pages_total, payload_bytes, job.sealer)
 
 
 def _write_alone(job: DumpJob, frame: FramePlan, buffer: memoryview, progress: Progress) -> None:
@@ -175,19 +178,20 @@ def _write_headers(job: DumpJob, progress: Progress, state: DumpState, end_time_
         end_time_ns=end_time_ns,
         cause_text=cut_text(cause.text, 128),
     )
-    for offset_bytes, block in _headers(job.extents, header):
+    for offset_bytes, block in _headers(job.extents, header, job.sealer):
         try:
             job.region.write_through(offset_bytes, block)
         except DeviceError as failure:
             progress.failure = progress.failure or str(failure)  # frames speak for themselves without a header
 
 
-def _headers(extents: ExtentMap, header: DumpHeader) -> list[tuple[int, bytes]]:
+def _headers(extents: ExtentMap, header: DumpHeader, sealer: Sealer) -> list[tuple[int, bytes]]:
     """Each copy with its offset in the region, bound to its place on the disk."""
     copies = []
     for offset_bytes in header_offsets_bytes(extents.size_bytes):
         (place,) = extents.runs(offset_bytes, BLOCK_SIZE_BYTES)
-        copies.append((offset_bytes, encode_dump_header(header._replace(physical_bytes=place.physical_bytes))))
+        placed = sealer.seal_header(header._replace(physical_bytes=place.physical_bytes))
+        copies.append((offset_bytes, encode_dump_header(placed)))
     return copies
 
 
@@ -223,5 +227,8 @@ def _header(identity: DumpIdentity, extents: ExtentMap, state: DumpState, armed_
         crash_time_ns=0,
         end_time_ns=0,
         cause_text=b"",
+        seal_fingerprint=bytes(32),
+        seal_nonce=bytes(12),
+        seal_tag=bytes(16),
         digest=bytes(32),
     )

@@ -34,6 +34,7 @@ from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, Call, MachineSta
 from dumpwriter.memory.physical import MemoryRange, PhysicalMemory
 from dumpwriter.metadata import Metadata, encode_metadata
 from dumpwriter.runtime import RuntimeFile, process_start
+from dumpwriter.sealing import UNSEALED
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BOOT_AREA_SIZE_BYTES
@@ -46,6 +47,7 @@ from vdisk.layers.write_guard import WriteGuard
 
 if TYPE_CHECKING:
     from dumpwriter.crash.controlblock import ControlBlock
+    from dumpwriter.sealing import Sealer
 
 MCL_CURRENT, MCL_FUTURE = 1, 2
 FREEZE_SECONDS = 10.0
@@ -95,6 +97,7 @@ async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
     }
     null = os.open(os.devnull, os.O_RDWR)
     meter = os.open("/proc/self/statm", os.O_RDONLY)
+    _sealer(block)
     ready["confined"] = confine()
     ready["rehearsal"] = await _rehearse(handles, image, threads)
     runtime[Register.RESIDENT_BYTES_ARMED] = _resident_bytes(meter)
@@ -192,7 +195,17 @@ def _job(disk: Disk, handles: Handles, cause: Cause) -> DumpJob:
         metadata=encode_metadata(Metadata(_notes(memory), ranges, block.machine)),
         cause=cause,
         armed_time_ns=block.armed_time_ns,
+        sealer=_sealer(block),
     )
+
+
+def _sealer(block: ControlBlock) -> Sealer:
+    """Made once before the sandbox closes, too: what the cipher is made of has to be loaded from files."""
+    if block.seal is None:
+        return UNSEALED
+    from dumpwriter.cipher import GcmSealer
+
+    return GcmSealer(block.seal)
 
 
 def _notes(memory: PhysicalMemory) -> bytes:

@@ -25,6 +25,7 @@ class SectionKind(IntEnum):
     MEMORY_MAP = 2  # MemoryMapRecord
     PAGE_CLASSES = 3  # ClassRunRecord
     CLONE_IMAGE = 4  # CloneImageRecord, then the code; one section a driver, from the controller upwards
+    DUMP_SEAL = 5  # DumpSealRecord, then the wrapped key; only where the dump is to be sealed
 
 
 class ControlBlockHead(NamedTuple):
@@ -74,8 +75,17 @@ class CloneImageRecord(NamedTuple):
     name: Annotated[bytes, "32s"]
 
 
+class DumpSealRecord(NamedTuple):
+    """The head of what frames are sealed with; the key wrapped for the public key follows."""
+
+    key: Annotated[bytes, "32s"]  # AES-256, made at this arming; nowhere else
+    fingerprint: Annotated[bytes, "32s"]
+    algorithm: Annotated[int, "Q"]
+
+
 CONTROL_BLOCK_HEAD = Layout(ControlBlockHead, size_bytes=176)
 SECTION = Layout(SectionRecord, size_bytes=16)
 MEMORY_MAP = Layout(MemoryMapRecord, size_bytes=24)
 CLASS_RUN = Layout(ClassRunRecord, size_bytes=24)
 CLONE_IMAGE = Layout(CloneImageRecord, size_bytes=32)
+DUMP_SEAL = Layout(DumpSealRecord, size_bytes=72)

@@ -30,6 +30,7 @@ VERSION = 1
 
 RUNS_MAX = 128
 PLACES_MAX = SLOT_BLOCKS
+WRAPPED_SIZE_BYTES_MAX = 512  # RSA of 4096 bits
 
 
 class DumpState(IntEnum):
@@ -44,6 +45,13 @@ class FrameKind(IntEnum):
     META = 1  # payload: metadata records; no pages
     PAGES = 2  # payload: the pages of the runs, in order
     ZEROS = 3  # no payload: every page of the runs is zero
+
+
+class SealAlgorithm(IntEnum):
+    """How the key of a sealed dump is wrapped for the public key."""
+
+    X25519 = 1  # wrapped key: ephemeral public key (32), then AES-KW under HKDF-SHA256 of the shared secret (40)
+    RSA = 2  # wrapped key: OAEP with SHA-256, as long as the modulus
 
 
 class MetaKind(IntEnum):
@@ -85,6 +93,9 @@ class DumpHeader(NamedTuple):
     crash_time_ns: Annotated[int, "Q"]
     end_time_ns: Annotated[int, "Q"]
     cause_text: Annotated[bytes, "128s"]  # UTF-8, padded with zeros
+    seal_fingerprint: Annotated[bytes, "32s"]  # as in FrameSeal; zero where the dump is not sealed
+    seal_nonce: Annotated[bytes, "12s"]
+    seal_tag: Annotated[bytes, "16s"]  # AES-256-GCM over this record, with the tag and the digest zero
     digest: Annotated[bytes, "32s"]  # BLAKE3 of the record with this field zero
 
 
@@ -101,8 +112,9 @@ class FrameHeader(NamedTuple):
     pages_total: Annotated[int, "Q"]
     payload_size_bytes: Annotated[int, "I"]
     payload_crc32c: Annotated[int, "I"]
-    place_count: Annotated[int, "I"]
-    run_count: Annotated[int, "I"]
+    place_count: Annotated[int, "H"]
+    run_count: Annotated[int, "H"]
+    seal_size_bytes: Annotated[int, "I"]  # of FrameSeal and wrapped key, behind the runs; 0 where the frame is plain
     digest: Annotated[bytes, "32s"]  # BLAKE3 of the header block (digest and CRC zero) and the payload
 
 
@@ -120,6 +132,16 @@ class PageRun(NamedTuple):
     page_count: Annotated[int, "Q"]
 
 
+class FrameSeal(NamedTuple):
+    """Behind the runs of a sealed frame; the wrapped key follows it, in every frame of a dump the same."""
+
+    tag: Annotated[bytes, "16s"]
+    nonce: Annotated[bytes, "12s"]
+    algorithm: Annotated[int, "H"]
+    wrapped_size_bytes: Annotated[int, "H"]
+    fingerprint: Annotated[bytes, "32s"]  # SHA-256 of the public key as a DER SubjectPublicKeyInfo
+
+
 class MetaRecord(NamedTuple):
     """The head of one metadata record; its content follows, padded to 8 bytes."""
 
@@ -134,11 +156,18 @@ class MemoryRangeRecord(NamedTuple):
     length_bytes: Annotated[int, "Q"]
 
 
-DUMP_HEADER = Layout(DumpHeader, size_bytes=328)
+DUMP_HEADER = Layout(DumpHeader, size_bytes=388)
 FRAME_HEADER = Layout(FrameHeader, size_bytes=104)
 PLACE = Layout(Place, size_bytes=16)
 PAGE_RUN = Layout(PageRun, size_bytes=16)
+FRAME_SEAL = Layout(FrameSeal, size_bytes=64)
 META_RECORD = Layout(MetaRecord, size_bytes=8)
 MEMORY_RANGE = Layout(MemoryRangeRecord, size_bytes=16)
 
-assert FRAME_HEADER.size_bytes + PLACES_MAX * PLACE.size_bytes + RUNS_MAX * PAGE_RUN.size_bytes < 4092
+assert (
+    FRAME_HEADER.size_bytes
+    + PLACES_MAX * PLACE.size_bytes
+    + RUNS_MAX * PAGE_RUN.size_bytes
+    + FRAME_SEAL.size_bytes
+    + WRAPPED_SIZE_BYTES_MAX
+) <= BLOCK_SIZE_BYTES - 4

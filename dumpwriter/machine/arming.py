@@ -29,6 +29,7 @@ from vdisk.layers.mapped import Mapped
 if TYPE_CHECKING:
     from dumpwriter.memory.source import MemorySource
     from dumpwriter.runtime import RuntimeFile
+    from dumpwriter.sealing import DumpSeal
     from vdisk.blockdevice import BlockDevice
     from vdisk.bootarea import BootRecord
     from vdisk.extent import ExtentMap
@@ -69,7 +70,9 @@ def record_region(image: ImageFile, disk: BlockDevice, record: BootRecord, exten
     return area.write_region(armed, extents)
 
 
-def make_control_block(record: BootRecord, extents: ExtentMap, source: MemorySource) -> ControlBlock:
+def make_control_block(
+    record: BootRecord, extents: ExtentMap, source: MemorySource, seal: DumpSeal | None
+) -> ControlBlock:
     """Raises `ArmingError` where the memory has more ranges than a dump's metadata can name."""
     if len(source.memory.ranges) > RANGE_COUNT_MAX:
         raise ArmingError(f"memory has {len(source.memory.ranges)} ranges, and a dump can name {RANGE_COUNT_MAX}")
@@ -84,6 +87,7 @@ def make_control_block(record: BootRecord, extents: ExtentMap, source: MemorySou
         memory_ranges=tuple(MemoryMapRecord(*memory_range) for memory_range in source.memory.ranges),
         page_classes=tuple(ClassRunRecord(*run) for run in source.page_classes()),
         images=stack.clone("dump_"),
+        seal=seal,
     )
 
 

@@ -22,6 +22,7 @@ import trio
 
 from dumpwriter import runtime
 from dumpwriter.crash.plan import region_size_bytes
+from dumpwriter.dumpkeys import fingerprint, load_public_key, new_seal
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.machine import arming, status
@@ -77,6 +78,7 @@ class MountRequest(NamedTuple):
     discard_dump: bool = False
     keep: int | None = None
     min_free_bytes: int = 0
+    dump_key: str | None = None
 
 
 class Machine:
@@ -84,6 +86,7 @@ class Machine:
 
     def __init__(self, request: MountRequest, resources: contextlib.ExitStack) -> None:
         check_mountpoint(request.mountpoint)
+        self._public_key = load_public_key(request.dump_key) if request.dump_key else None
         self.request = request
         self._resources = resources
         self._stop = trio.Event()
@@ -93,7 +96,11 @@ class Machine:
         self._source: MemorySource | None = None
         self._standbys: Standbys | None = None
         self._is_region_ours = False  # a dump that could not be taken out outlives a clean shutdown
-        self._facts: dict[str, Any] = {"image": request.image, "mountpoint": request.mountpoint}
+        self._facts: dict[str, Any] = {
+            "image": request.image,
+            "mountpoint": request.mountpoint,
+            "sealed_for": fingerprint(self._public_key).hex() if self._public_key else None,
+        }
         self._power_on()
 
     # Power on
@@ -188,7 +195,8 @@ class Machine:
         self._record = arming.record_region(self._image, self._live.device, self._record, extents)
         self._is_region_ours = True
         self._extents = extents
-        block = arming.make_control_block(self._record, extents, self._source)
+        seal = new_seal(self._public_key) if self._public_key else None
+        block = arming.make_control_block(self._record, extents, self._source, seal)
         hardware = Hardware(self._image, self._registers, self._source, self._runtime)
         self._standbys = Standbys(hardware, block)
         self._armed()

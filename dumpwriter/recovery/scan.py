@@ -147,6 +147,9 @@ class _Assembly:
         return True
 
     def take(self, frame: Frame, payload: memoryview) -> None:
+        if frame.seal is not None:
+            self.frames_damaged += 1
+            return
         self._pages_total = frame.header.pages_total
         if frame.header.kind == FrameKind.META:
             try:

@@ -104,7 +104,7 @@ def _is_frame(slot: bytes, region: Region, sequence: int) -> bool:
     if (_u32(slot, 12), _u64(slot, 40)) != (sequence, BLOCK + sequence * SLOT):
         return False
     length = _u32(slot, 56)
-    if length % BLOCK or length > SLOT - BLOCK or _u32(slot, 64) > 65 or _u32(slot, 68) > 128:
+    if length % BLOCK or length > SLOT - BLOCK or _u16(slot, 64) > 65 or _u16(slot, 66) > 128:
         return False
     if _places(slot) != _pieces(region, BLOCK + sequence * SLOT, BLOCK + length) or not _agrees(slot, length):
         return False
@@ -126,12 +126,12 @@ def _agrees(slot: bytes, length: int) -> bool:
 
 
 def _places(slot: bytes) -> list[tuple[int, int]]:
-    return [struct.unpack_from("<QQ", slot, 104 + 16 * index) for index in range(_u32(slot, 64))]
+    return [struct.unpack_from("<QQ", slot, 104 + 16 * index) for index in range(_u16(slot, 64))]
 
 
 def _runs(slot: bytes) -> list[tuple[int, int]]:
-    start = 104 + 16 * _u32(slot, 64)
-    return [struct.unpack_from("<QQ", slot, start + 16 * index) for index in range(_u32(slot, 68))]
+    start = 104 + 16 * _u16(slot, 64)
+    return [struct.unpack_from("<QQ", slot, start + 16 * index) for index in range(_u16(slot, 66))]
 
 
 def _page_numbers(slot: bytes) -> list[int]:
@@ -163,8 +163,8 @@ def _headers(image: bytes, region: Region) -> list[bytes]:
             region.generation,
             physical,
         )
-        digest = blake3.blake3(sector[:296] + bytes(32)).digest()
-        if sector[:8] == b"GHOSTDH\0" and _seal_holds(sector) and of_this_dump and digest == sector[296:328]:
+        digest = blake3.blake3(sector[:356] + bytes(32)).digest()
+        if sector[:8] == b"GHOSTDH\0" and _seal_holds(sector) and of_this_dump and digest == sector[356:388]:
             found.append(sector)
     return found
 
