@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tests.fake_filesystem import FakeFilesystem
-from vdisk.controller import Controller, create_registers
+from vdisk.controller import Controller
 from vdisk.errors import GhostdumpError, UsageError
 from vdisk.ext4.filesystem import Ext4Filesystem
 from vdisk.ext4.mkfs import make_filesystem
@@ -22,6 +22,7 @@ from vdisk.imagefile import ImageFile, open_locked
 from vdisk.mount.control import ControlFile
 from vdisk.mount.operations import Operations
 from vdisk.mount.session import serve
+from vdisk.registers import create_registers
 from vdisk.stack import load_live
 
 if TYPE_CHECKING:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vdisk import stack
-from vdisk.controller import Controller, Mode, Order, create_registers
+from vdisk.controller import Controller, Mode, Order
 from vdisk.drivers import storahci
 from vdisk.errors import ControllerError, WriteRefusedError
 from vdisk.extent import Extent, ExtentMap, Run
 from vdisk.layers.mapped import Mapped
 from vdisk.layers.write_guard import WriteGuard
 from vdisk.memorydisk import MemoryDisk
+from vdisk.registers import create_registers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,19 +27,6 @@ def controller() -> Iterator[Controller]:
     registers = create_registers()
     yield Controller(registers, MemoryDisk(1 << 20))
     os.close(registers)
-
-
-def test_no_command_before_the_controller_is_identified(controller: Controller) -> None:
-    with pytest.raises(ControllerError):
-        controller.read(0, bytearray(512))
-    with pytest.raises(ControllerError):
-        controller.identify()
-
-
-def test_a_reset_works_from_any_mode_even_one_that_does_not_exist(controller: Controller) -> None:
-    controller._registers[0] = 77
-    controller.order(Order.RESET)
-    assert controller.mode == Mode.RESET
 
 
 def test_a_clone_takes_over_a_controller_that_was_left_off(controller: Controller) -> None:

@@ -167,7 +167,7 @@ class BootArea:
 
         Raises `NotAnImageError` where neither copy is there, `FormatError` where what is there cannot be used.
         """
-        sectors = [self._sector(self.offset_bytes + offset) for offset in RECORD_OFFSETS_BYTES]
+        sectors = self._sectors()
         found = [self._parse(sector, offset) for sector, offset in zip(sectors, RECORD_OFFSETS_BYTES, strict=True)]
         whole = [record for record in found if record is not None]
         if whole:
@@ -177,6 +177,16 @@ class BootArea:
                 "both copies of the boot record are damaged; ghostdump recover searches the image for a dump"
             )
         raise NotAnImageError("not a ghostdump image, or one that was cut short: there is no boot record at its end")
+
+    def is_marked(self) -> bool:
+        """Whether a copy of the record, whole or damaged, is where it belongs.
+
+        Raises `DeviceError` where neither place can be read.
+        """
+        sectors = self._sectors()
+        if not any(sectors):
+            raise DeviceError("neither copy of the boot record can be read")
+        return any(sector.startswith(MAGIC) for sector in sectors)
 
     def write(self, record: BootRecord) -> BootRecord:
         """Write both copies in turn, with the next sequence number; the record as written is returned."""
@@ -229,6 +239,9 @@ class BootArea:
                 rows = EXTENT.unpack_table(table, 0, record.region_extent_count)
                 return ExtentMap(Extent(*row) for row in rows)
         raise FormatError("both copies of the region's extent table are damaged")
+
+    def _sectors(self) -> list[bytes]:
+        return [self._sector(self.offset_bytes + offset) for offset in RECORD_OFFSETS_BYTES]
 
     def _sector(self, offset_bytes: int) -> bytes:
         try:

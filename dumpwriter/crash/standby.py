@@ -37,9 +37,9 @@ from dumpwriter.runtime import RuntimeFile, process_start
 from dumpwriter.sealing import UNSEALED
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
-from vdisk.bootarea import BOOT_AREA_SIZE_BYTES
+from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootArea
 from vdisk.controller import Controller, Order
-from vdisk.errors import DeviceError, FormatError
+from vdisk.errors import DeviceError, FormatError, PowerLost
 from vdisk.extent import Run
 from vdisk.imagefile import ImageFile
 from vdisk.layers.mapped import Mapped
@@ -48,9 +48,12 @@ from vdisk.layers.write_guard import WriteGuard
 if TYPE_CHECKING:
     from dumpwriter.crash.controlblock import ControlBlock
     from dumpwriter.sealing import Sealer
+    from vdisk.blockdevice import BlockDevice
 
 MCL_CURRENT, MCL_FUTURE = 1, 2
 FREEZE_SECONDS = 10.0
+OPEN_SECONDS = 10.0  # more than all steps by which the port driver takes the controller over
+REHEARSAL_SECONDS = 8.0  # less than the machine waits for it
 
 
 class Handles(NamedTuple):
@@ -82,7 +85,8 @@ def main() -> None:
     try:
         trio.run(_stand_by, handles, runtime)
     except BaseException as failure:
-        _fail(runtime, f"standby: {failure!r}")
+        if not _is_power_lost(failure):
+            _fail(runtime, f"standby: {failure!r}")
     os._exit(0)  # without teardown: a thread that a stalled disk holds must not hold the process
 
 
@@ -127,9 +131,12 @@ async def _until_woken(handles: Handles, image: ImageFile, runtime: RuntimeFile,
 async def _rehearse(handles: Handles, image: ImageFile, threads: WriterThreads) -> str:
     """Why a dump could not be written; empty where it could."""
     try:
-        await threads.run_one(lambda: rehearse(_open_disk(handles, image).region))
+        with trio.fail_after(REHEARSAL_SECONDS):
+            await threads.run_one(lambda: rehearse(_open_disk(handles, image).region))
     except (FormatError, DeviceError) as refusal:
         return str(refusal)
+    except trio.TooSlowError:
+        return f"the disk did not let the clone rehearse within {REHEARSAL_SECONDS:.0f} s"
     return ""
 
 
@@ -149,7 +156,7 @@ async def _dump(handles: Handles, image: ImageFile, runtime: RuntimeFile, thread
     cause = _cause(runtime)
     progress = Progress()
     try:
-        disk = _open_disk(handles, image)
+        disk = await _take_disk_over(handles, image, threads)
         job = _job(disk, handles, cause)
     except (FormatError, DeviceError) as refusal:
         _fail(runtime, str(refusal))
@@ -169,6 +176,17 @@ async def _dump(handles: Handles, image: ImageFile, runtime: RuntimeFile, thread
     disk.controller.order(Order.POWER_OFF)
 
 
+async def _take_disk_over(handles: Handles, image: ImageFile, threads: WriterThreads) -> Disk:
+    """`_open_disk` under a deadline; a thread that the disk then still holds is given up."""
+    opened: list[Disk] = []
+    try:
+        with trio.fail_after(OPEN_SECONDS):
+            await threads.run_one(lambda: opened.append(_open_disk(handles, image)))
+    except trio.TooSlowError:
+        raise DeviceError(f"controller: the disk did not answer within {OPEN_SECONDS:.0f} s") from None
+    return opened[0]
+
+
 def _open_disk(handles: Handles, image: ImageFile) -> Disk:
     """Take the controller over. Raises `FormatError` for a control block that does not hold, `DeviceError`.
 
@@ -177,9 +195,22 @@ def _open_disk(handles: Handles, image: ImageFile) -> Disk:
     block = controlblock.unseal(handles.control_block)
     controller = Controller(handles.registers, image)
     device = stack.load_clone(block.images).attach(controller)
+    _must_be_our_disk(device, block)
     boot_area = Run(block.disk_size_bytes - BOOT_AREA_SIZE_BYTES, BOOT_AREA_SIZE_BYTES)
     guard = WriteGuard(device, [*block.extents.runs(0, block.extents.size_bytes), boot_area])
     return Disk(block, controller, Mapped(guard, block.extents))
+
+
+def _must_be_our_disk(device: BlockDevice, block: ControlBlock) -> None:
+    """A sanity read: a controller that answers may still answer for another disk, or with other bytes."""
+    if device.size_bytes != block.disk_size_bytes:
+        raise DeviceError(f"controller: identify: a disk of {device.size_bytes} bytes, not of {block.disk_size_bytes}")
+    try:
+        is_ours = BootArea(device).is_marked()
+    except DeviceError as failure:
+        raise DeviceError(f"controller: sanity read: {failure}") from None
+    if not is_ours:
+        raise DeviceError("controller: sanity read: no boot record where one was written")
 
 
 def _job(disk: Disk, handles: Handles, cause: Cause) -> DumpJob:
@@ -238,6 +269,13 @@ def _conclude(runtime: RuntimeFile, job: DumpJob, progress: Progress) -> None:
         reason = Reason.REGION_TOO_SMALL
     runtime.set_outcome(verdict, reason)
     runtime.state = MachineState.DUMPED if progress.pages_written else MachineState.FAILED
+
+
+def _is_power_lost(failure: BaseException) -> bool:
+    """Alone, or in a group as a nursery raises it: this process then ends as the machine's did, without a word."""
+    if isinstance(failure, BaseExceptionGroup):
+        return failure.subgroup(PowerLost) is not None
+    return isinstance(failure, PowerLost)
 
 
 def _fail(runtime: RuntimeFile, reason: str) -> None:

@@ -16,11 +16,12 @@ from dumpwriter.sizes import format_size
 from vdisk import stack
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootArea, new_record
-from vdisk.controller import Controller, create_registers
+from vdisk.controller import Controller
 from vdisk.errors import ImageError, UsageError
 from vdisk.ext4.filesystem import Ext4Filesystem
 from vdisk.ext4.mkfs import make_filesystem
 from vdisk.imagefile import ImageFile, open_locked
+from vdisk.registers import create_registers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -37,7 +37,7 @@ from dumpwriter.recovery.retention import Retention
 from dumpwriter.sizes import format_count
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootStage, RegionKind, RegionState
-from vdisk.controller import Controller, create_registers
+from vdisk.controller import Controller
 from vdisk.errors import (
     ArmingError,
     BootInterruptedError,
@@ -55,6 +55,7 @@ from vdisk.mount.control import ControlFile
 from vdisk.mount.export import exported
 from vdisk.mount.operations import Operations
 from vdisk.mount.session import serve
+from vdisk.registers import create_registers
 
 if TYPE_CHECKING:
     import contextlib

@@ -15,10 +15,11 @@ from dumpwriter.recovery.scan import newest_header, recover
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionKind, RegionState
-from vdisk.controller import Controller, create_registers
+from vdisk.controller import Controller
 from vdisk.errors import FormatError, GhostdumpError, NotAnImageError, naming
 from vdisk.imagefile import ImageFile, open_locked, open_unlocked
 from vdisk.layers.mapped import Mapped
+from vdisk.registers import create_registers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

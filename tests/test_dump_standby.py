@@ -1,0 +1,105 @@
+"""The standby takes the disk over, or says in one line why not, in bounded time."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from dumpwriter.crash import standby
+from dumpwriter.crash.writer import WriterThreads
+from vdisk.bootarea import RECORD_OFFSETS_BYTES, BootArea, new_record
+from vdisk.errors import DeviceError, PowerLost
+from vdisk.memorydisk import MemoryDisk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio.testing import MockClock
+
+DISK_SIZE_BYTES = 16 << 20
+
+
+class Block:
+    """What the sanity read needs of a control block."""
+
+    disk_size_bytes = DISK_SIZE_BYTES
+
+
+@pytest.fixture
+def threads() -> Iterator[WriterThreads]:
+    made = WriterThreads(2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def disk() -> MemoryDisk:
+    made = MemoryDisk(DISK_SIZE_BYTES)
+    BootArea(made).write(new_record(bytes(16), DISK_SIZE_BYTES, 1 << 20))
+    return made
+
+
+@pytest.fixture
+def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A disk on which a read does not return."""
+    let_go = threading.Event()
+    monkeypatch.setattr(standby, "_open_disk", lambda *_: let_go.wait())
+    yield
+    let_go.set()
+
+
+@pytest.mark.usefixtures("stalled")
+async def test_a_disk_that_does_not_answer_ends_in_a_reason(threads: WriterThreads, autojump_clock: MockClock) -> None:
+    nothing: Any = None
+    started = trio.current_time()
+    with pytest.raises(DeviceError, match="did not answer within"):
+        await standby._take_disk_over(nothing, nothing, threads)
+    assert "did not let the clone rehearse" in await standby._rehearse(nothing, nothing, threads)
+    assert trio.current_time() - started <= standby.OPEN_SECONDS + standby.REHEARSAL_SECONDS + 1
+
+
+def must_be_ours(disk: MemoryDisk) -> None:
+    block: Any = Block
+    standby._must_be_our_disk(disk, block)
+
+
+def test_the_sanity_read_knows_its_disk(disk: MemoryDisk) -> None:
+    must_be_ours(disk)
+    start = BootArea(disk).offset_bytes + RECORD_OFFSETS_BYTES[0]
+    disk.content[start : start + 512] = bytes(512)
+    must_be_ours(disk)
+
+
+def test_the_sanity_read_refuses_a_disk_without_a_boot_record() -> None:
+    with pytest.raises(DeviceError, match="sanity read: no boot record"):
+        must_be_ours(MemoryDisk(DISK_SIZE_BYTES))
+
+
+def test_the_geometry_must_be_that_of_the_arming() -> None:
+    with pytest.raises(DeviceError, match="identify: a disk of 33554432 bytes, not of 16777216"):
+        must_be_ours(MemoryDisk(2 * DISK_SIZE_BYTES))
+
+
+def test_a_disk_that_cannot_be_read_is_not_written(disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise DeviceError("medium error")
+
+    monkeypatch.setattr(disk, "read_into", fail)
+    with pytest.raises(DeviceError, match="sanity read: neither copy"):
+        must_be_ours(disk)
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (PowerLost(), True),
+        (BaseExceptionGroup("", [BaseExceptionGroup("", [PowerLost()])]), True),
+        (DeviceError("no"), False),
+        (BaseExceptionGroup("", [DeviceError("no")]), False),
+    ],
+)
+def test_the_loss_of_power_is_known_in_any_wrapping(failure: BaseException, expected: bool) -> None:
+    assert standby._is_power_lost(failure) is expected
