@@ -41,14 +41,20 @@ VERSION = 1
 
 
 class BootStage(IntEnum):
-    """How far the machine is, or was when it stopped. OFF is written by a clean shutdown alone."""
+    """How far the machine is, or was when it stopped. OFF is written by a clean shutdown alone, POWER_ON never."""
 
     OFF = 0
-    DRIVERS = 1
-    FILESYSTEM = 2
-    RECOVERY = 3
-    ARMING = 4
-    RUNNING = 5
+    POWER_ON = 1  # no driver is up that could write this
+    DRIVERS = 2
+    FILESYSTEM = 3
+    RECOVERY = 4
+    ARMING = 5
+    RUNNING = 6
+
+    @property
+    def label(self) -> str:
+        """As a user types and reads it."""
+        return self.name.lower().replace("_", "-")
 
 
 class RegionState(IntEnum):

@@ -42,6 +42,7 @@ class Register(IntEnum):
     RESIDENT_BYTES_ARMED = 24  # memory of the standby, when it was ready and when the dump was written
     RESIDENT_BYTES_DUMPED = 25
     REHEARSALS = 26  # how many were asked for and are over; the outcome of the last is in the reason
+    BOOT_STAGE = 27  # `BootStage`; also while nothing can be written to the disk yet
 
 
 class Call(IntEnum):

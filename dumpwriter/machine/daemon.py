@@ -59,7 +59,7 @@ async def _run(request: MountRequest, announce: Callable[[dict[str, object]], No
 
         def on_ready() -> None:
             try:
-                announce(machine.facts)
+                announce(machine.panel.facts)
             except BrokenPipeError:  # whoever asked for the mount does not wait for it any more
                 machine.press_power_button()
 

@@ -1,22 +1,21 @@
 """The machine: the one place that puts disk, filesystem, mount, memory, arming and recovery together.
 
-    power on    lock the image, load the live drivers, read the boot record
-    boot        replay the journal where it is needed, open the filesystem, take a dump out of the region, arm
+    power on    lock the image, look at it as a firmware does, set the memory up
+    boot        load the live drivers, replay the journal, open the filesystem, take a dump out of the region, arm
     run         serve the mount; look after filesystem and standby
     bugcheck    leave log and registers in memory, wake the standby, stand still
     power off   unmount, close the filesystem, dismiss the standby, write that it was clean
 
-The boot record says at every moment how far the machine is, so the next boot knows where this one ended.
+The boot record says at every moment how far the machine is, so the next boot knows where this one ended. Before the
+drivers are up nothing can be written there: that stage stands in the runtime file alone.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import signal
-import time
-from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import trio
 
@@ -25,46 +24,35 @@ from dumpwriter.crash.plan import region_size_bytes
 from dumpwriter.dumpkeys import fingerprint, load_public_key, new_seal
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
-from dumpwriter.machine import arming, status
+from dumpwriter.machine import arming
 from dumpwriter.machine.lastdump import LastDump
+from dumpwriter.machine.panel import Panel
 from dumpwriter.machine.regionfile import RegionFile
+from dumpwriter.machine.replay import replay
 from dumpwriter.machine.standbys import Hardware, Standbys
 from dumpwriter.machine.trigger import parse_trigger
 from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
 from dumpwriter.recovery.report import describe_extents
 from dumpwriter.recovery.retention import Retention
-from dumpwriter.sizes import format_count
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootStage, RegionKind, RegionState
 from vdisk.controller import Controller
-from vdisk.errors import (
-    ArmingError,
-    BootInterruptedError,
-    FilesystemError,
-    ImageError,
-    RecoveryError,
-    naming,
-)
-from vdisk.ext4.filesystem import Ext4Filesystem, needs_check
-from vdisk.ext4.mkfs import check_filesystem
-from vdisk.ext4.repairs import Repairs
+from vdisk.errors import ArmingError, DeviceError, FilesystemError, ImageError, RecoveryError, naming
+from vdisk.ext4.filesystem import Ext4Filesystem
 from vdisk.imagefile import ImageFile, open_locked
 from vdisk.mount.attach import check_mountpoint
 from vdisk.mount.control import ControlFile
-from vdisk.mount.export import exported
 from vdisk.mount.operations import Operations
 from vdisk.mount.session import serve
 from vdisk.registers import create_registers
 
 if TYPE_CHECKING:
-    import contextlib
     from collections.abc import Callable
 
     from dumpwriter.memory.source import MemorySource
     from vdisk.extent import ExtentMap
 
-LOG_LINES_MAX = 4096
 MAINTENANCE_SECONDS = 1.0
 FILESYSTEM_BUGCHECK = 0x24
 
@@ -86,64 +74,76 @@ class Machine:
     """One run of a machine, from power on to power off. Every resource that it holds is in `resources`."""
 
     def __init__(self, request: MountRequest, resources: contextlib.ExitStack) -> None:
+        """Power on. Raises `GhostdumpError` where there is no disk to boot from, or no place to mount it."""
         check_mountpoint(request.mountpoint)
         self._public_key = load_public_key(request.dump_key) if request.dump_key else None
         self.request = request
         self._resources = resources
         self._stop = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
-        self._is_power_pressed = False
-        self._lines: deque[str] = deque(maxlen=LOG_LINES_MAX)
         self._source: MemorySource | None = None
         self._standbys: Standbys | None = None
         self._is_region_ours = False  # a dump that could not be taken out outlives a clean shutdown
-        self._facts: dict[str, Any] = {
-            "image": request.image,
-            "mountpoint": request.mountpoint,
-            "sealed_for": fingerprint(self._public_key).hex() if self._public_key else None,
-        }
-        self._power_on()
-
-    # Power on
-
-    def _power_on(self) -> None:
-        lock = open_locked(self.request.image)
-        self._resources.callback(os.close, lock)
+        lock = open_locked(request.image)
+        resources.callback(os.close, lock)
         self._image = ImageFile(lock)
+        with naming(request.image):
+            self._last_record = self._record = BootArea(self._image).read()
         self._registers = create_registers()
-        self._resources.callback(os.close, self._registers)
-        self._live = stack.load_live(Controller(self._registers, self._image))
-        with naming(self.request.image):
-            self._area = BootArea(self._live.device)
-            self._record = self._area.read()
-        self._runtime = runtime.create(self.request.mountpoint)
-        self._resources.callback(self._runtime.close)
-        self._publish(drivers=[module._asdict() for module in self._live.modules])
-        self._record = self._record._replace(boot_count=self._record.boot_count + 1)
-        self._reach(BootStage.DRIVERS)
-
-    def _load_memory(self) -> MemorySource:
-        if self.request.memory_image is None:
-            return SimulatedMemory(self._record.memory_size_bytes)
-        return ImageMemory(self.request.memory_image)
-
-    def _reach(self, stage: BootStage) -> None:
-        self._record = self._area.write(self._record._replace(boot_stage=stage))
+        resources.callback(os.close, self._registers)
+        self._runtime = runtime.create(request.mountpoint)
+        resources.callback(self._runtime.close)
+        self.panel = Panel(
+            self._runtime,
+            image=request.image,
+            mountpoint=request.mountpoint,
+            sealed_for=fingerprint(self._public_key).hex() if self._public_key else None,
+        )
 
     # Boot
 
     async def boot(self) -> None:
         """Everything up to the mount. Raises `GhostdumpError` where there can be none."""
+        self._reach(BootStage.POWER_ON)
         self._source = self._load_memory()
-        self._resources.callback(self._source.memory.close)
-        self._publish(machine=self._source.kind, memory_bytes=self._source.memory.size_bytes)
-        self.log(f"ghostdump: machine {self._source.kind}, {self._source.memory.size_bytes >> 20} MiB of memory")
+        self._load_drivers()
+        self._reach(BootStage.DRIVERS)
         with naming(self.request.image):
-            await self._replay()
+            if await replay(self._live.device, self._failed):
+                self.panel.log("e2fsck: journal replayed, filesystem clean")
             self._filesystem = Ext4Filesystem.open(self._live.device)
         self._region_file = RegionFile(self._filesystem, RegionKind(self._record.region_kind))
-        self._reach(BootStage.FILESYSTEM)
-        self.log("ext4: mounted")
+        self.panel.log("ext4: mounted")
+        try:
+            self._reach(BootStage.FILESYSTEM)
+            self._prepare_for_a_crash()
+        except BaseException:
+            self._filesystem.abandon()
+            raise
+
+    def _reach(self, stage: BootStage) -> None:
+        """Say how far the machine is: in the runtime file and, as soon as the drivers can, on the disk."""
+        self.panel.reach(stage)
+        if stage != BootStage.POWER_ON:
+            self._record = self._area.write(self._record._replace(boot_stage=stage))
+
+    def _load_memory(self) -> MemorySource:
+        path = self.request.memory_image
+        source = SimulatedMemory(self._record.memory_size_bytes) if path is None else ImageMemory(path)
+        self._resources.callback(source.memory.close)
+        self.panel.keep_log_in(source)
+        self.panel.publish(machine=source.kind, memory_bytes=source.memory.size_bytes)
+        self.panel.log(f"ghostdump: machine {source.kind}, {source.memory.size_bytes >> 20} MiB of memory")
+        return source
+
+    def _load_drivers(self) -> None:
+        self._live = stack.load_live(Controller(self._registers, self._image))
+        self.panel.publish(drivers=[module._asdict() for module in self._live.modules])
+        self._area = BootArea(self._live.device)
+        self._record = self._record._replace(boot_count=self._record.boot_count + 1)
+
+    def _prepare_for_a_crash(self) -> None:
+        """Take the last dump out and arm anew. What keeps it from either is told, and the machine runs on without."""
         try:
             self._reach(BootStage.RECOVERY)
             self._recover()
@@ -151,23 +151,9 @@ class Machine:
             self._arm()
         except RecoveryError as refusal:
             self._region_file.pin()
-            self._disarmed(str(refusal))
+            self.panel.disarmed(str(refusal))
         except (ArmingError, ImageError) as refusal:
-            self._disarmed(str(refusal))
-        except BaseException:
-            self._filesystem.abandon()
-            raise
-        self._reach(BootStage.RUNNING)
-
-    async def _replay(self) -> None:
-        """Let e2fsck replay the journal through the driver stack, where the last run did not end cleanly."""
-        if not needs_check(self._live.device):
-            return
-        repairs = Repairs(self._live.device)
-        async with exported(repairs, self._failed) as path:
-            await trio.to_thread.run_sync(check_filesystem, path)
-        repairs.commit()
-        self.log("e2fsck: journal replayed, filesystem clean")
+            self.panel.disarmed(str(refusal))
 
     def _recover(self) -> None:
         """Take the dump of the last run out of the region. Raises `RecoveryError` where it has to stay there."""
@@ -177,7 +163,7 @@ class Machine:
             if request.discard_dump:
                 outcome = last.give_up()
             else:
-                outcome = last.take_out(Retention(request.keep, request.min_free_bytes), self._show_step)
+                outcome = last.take_out(Retention(request.keep, request.min_free_bytes), self.panel.show_step)
         except RecoveryError as refusal:
             raise RecoveryError(
                 f"{refusal}; the dump stays in the region: make room in /var/crash, unmount and mount again; or "
@@ -185,17 +171,23 @@ class Machine:
                 f"ghostdump mount --discard-dump {request.image} {request.mountpoint}"
             ) from None
         self._record, report = outcome
-        self._publish(last_recovery={key: value for key, value in report.items() if key != "missing"})
-        self.log(f"recovery: {report['verdict']} {report['reason']} {report['path'] or ''}".rstrip())
-
-    # Arming
+        self.panel.publish(last_recovery={key: value for key, value in report.items() if key != "missing"})
+        self.panel.log(f"recovery: {report['verdict']} {report['reason']} {report['path'] or ''}".rstrip())
 
     def _arm(self) -> None:
         assert self._source is not None
-        extents = self._prepare_region(region_size_bytes(self._source.memory.size_bytes))
+        wanted_bytes = region_size_bytes(self._source.memory.size_bytes)
+        extents = self._prepare_region(wanted_bytes)
         self._record = arming.record_region(self._image, self._live.device, self._record, extents)
         self._is_region_ours = True
-        self._extents = extents
+        self.panel.publish(
+            region={
+                "path": self._region_file.path,
+                "size_bytes": extents.size_bytes,
+                "extents": describe_extents(extents),
+            },
+            warning=_warning(extents.size_bytes, wanted_bytes),
+        )
         seal = new_seal(self._public_key) if self._public_key else None
         block = arming.make_control_block(self._record, extents, self._source, seal)
         hardware = Hardware(self._image, self._registers, self._source, self._runtime)
@@ -211,35 +203,8 @@ class Machine:
 
     def _armed(self) -> None:
         assert self._standbys is not None
-        extents = self._extents
-        self._publish(
-            drivers=[*(module._asdict() for module in self._live.modules), *self._standbys.modules],
-            standby=self._standbys.describe(),
-            region={
-                "path": self._region_file.path,
-                "size_bytes": extents.size_bytes,
-                "extents": describe_extents(extents),
-            },
-            reason=None,
-            warning=self._warning(extents),
-        )
-        self._runtime.state = MachineState.ARMED
-        self.log(f"dump: armed, {extents.size_bytes} bytes in {format_count(len(extents.extents), 'extent')}")
-
-    def _warning(self, extents: ExtentMap) -> str | None:
-        assert self._source is not None
-        wanted_bytes = region_size_bytes(self._source.memory.size_bytes)
-        if extents.size_bytes >= wanted_bytes:
-            return None
-        return (
-            f"the region has {extents.size_bytes} bytes and a whole dump can need {wanted_bytes}: "
-            f"a crash keeps the most valuable pages; free as much and mount again"
-        )
-
-    def _disarmed(self, reason: str) -> None:
-        self._runtime.state = MachineState.DISARMED
-        self._publish(reason=reason)
-        self.log(f"dump: disarmed: {reason}")
+        live = [module._asdict() for module in self._live.modules]
+        self.panel.armed(drivers=[*live, *self._standbys.modules], standby=self._standbys.describe())
 
     # Run
 
@@ -247,7 +212,18 @@ class Machine:
         """Serve the mount until it is unmounted or the power button is pressed."""
         signal.signal(signal.SIGUSR1, lambda *_: self._rehearse_on_request())
         signal.signal(signal.SIGUSR2, lambda *_: self._bugcheck_on_request())
-        operations = Operations(self._filesystem, self._control_files(), on_open=self._opened, on_failure=self._failed)
+        trigger = ControlFile("trigger", write=self._triggered)
+        operations = Operations(
+            self._filesystem,
+            [*self.panel.control_files(), trigger],
+            on_open=self._opened,
+            on_failure=self._failed,
+        )
+
+        def ready() -> None:
+            self._reach(BootStage.RUNNING)
+            on_ready()
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._maintain_filesystem)
             nursery.start_soon(self._keep_standbys)
@@ -257,14 +233,14 @@ class Machine:
                 source=self.request.image,
                 stop=self._stop,
                 allow_other=self.request.allow_other,
-                on_ready=on_ready,
+                on_ready=ready,
             )
             operations.forget_all()
             nursery.cancel_scope.cancel()
 
     def press_power_button(self) -> None:
         """Safe in a signal handler."""
-        self._is_power_pressed = True
+        self.panel.press_power_button()
         self._token.run_sync_soon(self._stop.set)
 
     async def _maintain_filesystem(self) -> None:
@@ -283,25 +259,16 @@ class Machine:
         if reason is None:
             self._armed()
         else:
-            self._disarmed(reason)
-
-    def _control_files(self) -> list[ControlFile]:
-        return [
-            ControlFile("status", read=lambda: as_json(status.describe(self._runtime))),
-            ControlFile("drivers", read=lambda: as_json(self._facts["drivers"])),
-            ControlFile("extents", read=lambda: as_json(self._facts.get("region", {}).get("extents", []))),
-            ControlFile("log", read=lambda: "".join(line + "\n" for line in self._lines).encode()),
-            ControlFile("trigger", write=self._triggered),
-        ]
+            self.panel.disarmed(reason)
 
     def _triggered(self, content: bytes) -> None:
         self.bugcheck(*parse_trigger(content.decode(errors="replace")))
 
     def _opened(self, path: bytes, ino: int) -> None:
-        self.log(f"open {printable(os.fsdecode(path))} (inode {ino})")
+        self.panel.log(f"open {printable(os.fsdecode(path))} (inode {ino})")
 
     def _failed(self, handler: str, failure: Exception) -> None:
-        self.log(f"mount: {handler}: {failure!r}")
+        self.panel.log(f"mount: {handler}: {failure!r}")
 
     def _rehearse_on_request(self) -> None:
         if self._standbys is not None:
@@ -351,36 +318,25 @@ class Machine:
             standbys.dismiss()
 
     def give_up(self) -> None:
-        """The boot failed: leave the disk to the next boot, and nothing else behind."""
+        """The boot failed: leave the disk to the next boot, and nothing else behind. It was no run of the machine."""
         self._dismiss_standbys()
+        if self._record.boot_count != self._last_record.boot_count:
+            last = self._last_record
+            self._record = self._record._replace(boot_count=last.boot_count)
+            with contextlib.suppress(DeviceError):
+                self._reach(BootStage(last.boot_stage))
         self._runtime.remove()
 
-    # What others see
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        return status.describe(self._runtime)
-
-    def log(self, text: str) -> None:
-        self._lines.append(f"{time.strftime('%H:%M:%S')} {text}")
-        if self._source is not None:
-            self._source.log(text)
-
-    def _publish(self, **facts: Any) -> None:
-        self._facts |= facts
-        self._runtime.publish(self._facts)
-
-    def _show_step(self, done: int, total: int) -> None:
-        if self._is_power_pressed:
-            raise BootInterruptedError("interrupted; the dump stays in the region for the next mount")
-        self._runtime[Register.STEP_DONE] = done
-        self._runtime[Register.STEP_TOTAL] = total
+def _warning(size_bytes: int, wanted_bytes: int) -> str | None:
+    if size_bytes >= wanted_bytes:
+        return None
+    return (
+        f"the region has {size_bytes} bytes and a whole dump can need {wanted_bytes}: "
+        f"a crash keeps the most valuable pages; free as much and mount again"
+    )
 
 
 def printable(name: str) -> str:
     """A name as one line of a log can hold it: what would end the line, or is no text, is escaped."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
-
-
-def as_json(facts: object) -> bytes:
-    return json.dumps(facts, indent=2).encode() + b"\n"

@@ -142,7 +142,7 @@ def describe_image(path: str) -> dict[str, Any]:
             "filesystem_size_bytes": record.filesystem_size_bytes,
             "memory_bytes": record.memory_size_bytes,
             "boot_count": record.boot_count,
-            "boot_stage": BootStage(record.boot_stage).name.lower(),
+            "boot_stage": BootStage(record.boot_stage).label,
             "region_state": RegionState(record.region_state).name.lower(),
             "region_kind": RegionKind(record.region_kind).name.lower(),
             "generation": record.generation,
