@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dumpwriter.memory.physical import PhysicalMemory
-from dumpwriter.memory.printk import PRINTK_VARIABLES, PrintkRing
+from dumpwriter.memory.printk import PRINTK_VARIABLES, PrintkRing, RingPlace
 from tests.builders.printk_reader import TEXT_MAP, read_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VARIABLES, BUFFER, SIZE = 0x1000, 0x2000, 512
+PLACE = RingPlace(VARIABLES, BUFFER, TEXT_MAP + BUFFER, SIZE)
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def line(number: int) -> bytes:
 
 
 def new_ring(memory: PhysicalMemory) -> PrintkRing:
-    return PrintkRing(memory, variables=VARIABLES, buffer=BUFFER, buffer_address=TEXT_MAP + BUFFER, size=SIZE)
+    return PrintkRing(memory, PLACE)
 
 
 def texts(memory: PhysicalMemory) -> list[str]:
@@ -66,7 +67,7 @@ def test_the_newest_lines_survive_the_wrap(memory: PhysicalMemory, length: int) 
 
 
 def test_a_long_text_is_cut(memory: PhysicalMemory) -> None:
-    ring = PrintkRing(memory, variables=VARIABLES, buffer=BUFFER, buffer_address=TEXT_MAP + BUFFER, size=2048)
+    ring = PrintkRing(memory, PLACE._replace(size_bytes=2048))
     ring.append(6, 0, b"z" * 5000)
     assert texts(memory) == ["z" * 992]
 

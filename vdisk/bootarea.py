@@ -65,6 +65,9 @@ class RegionState(IntEnum):
     TAKEN = 2  # it was copied out, durably
     DISCARDED = 3  # it was given up on request
     CLEAN = 4  # the machine that was armed was shut down: there is none
+    HIBERNATING = 5  # it was shut down, and its memory was about to be written: whatever is there is not whole
+    HIBERNATED = 6  # its memory is there, whole and flushed: the next boot goes on with it
+    RESUMED = 7  # the memory that was there runs, or ran, on: never again from here
 
 
 class RegionKind(IntEnum):

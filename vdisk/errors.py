@@ -15,7 +15,8 @@
     ├── BootInterruptedError      the power button was pressed while the machine booted
     ├── KeyFileError              a key file is none, or not the one that is needed
     ├── SealingError              a frame could not be sealed, so it is not written
-    └── RecoveryError             the dump cannot be taken out now; it stays where it is
+    ├── RecoveryError             the dump cannot be taken out now; it stays where it is
+    └── ResumeError               the hibernated machine cannot go on; the boot is a cold one
     PowerLost (BaseException)     the simulated power went; nothing may handle it and go on
 
 What one file of a mounted filesystem answers (ENOENT, ENOSPC, …) is a plain OSError, as the kernel expects it.
@@ -116,6 +117,10 @@ class SealingError(GhostdumpError):
 
 class RecoveryError(GhostdumpError):
     """The dump cannot be taken out now; it stays in the region."""
+
+
+class ResumeError(GhostdumpError):
+    """What the region holds of a hibernated machine is not its whole memory; the boot is a cold one."""
 
 
 class PowerLost(BaseException):

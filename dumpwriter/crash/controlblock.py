@@ -26,6 +26,7 @@ from dumpwriter.formats.controlblock import (
     ControlBlockHead,
     DumpSealRecord,
     MemoryMapRecord,
+    Purpose,
     SectionKind,
     SectionRecord,
 )
@@ -59,6 +60,7 @@ class ControlBlock(NamedTuple):
     page_classes: tuple[ClassRunRecord, ...]
     images: tuple[CloneImage, ...]
     seal: DumpSeal | None = None  # None: frames go out as they are
+    purpose: Purpose = Purpose.CRASH
 
 
 def encode(block: ControlBlock) -> bytes:
@@ -76,7 +78,7 @@ def encode(block: ControlBlock) -> bytes:
         memory_size_bytes=block.memory_size_bytes,
         total_size_bytes=HEAD_SIZE_BYTES + len(tables),
         section_count=len(sections),
-        reserved=0,
+        purpose=block.purpose,
         machine=block.machine.encode()[:64],
         digest=bytes(32),
     )
@@ -132,7 +134,15 @@ def decode(content: Buffer) -> ControlBlock:
         page_classes=tuple(_rows(CLASS_RUN, contents, SectionKind.PAGE_CLASSES)),
         images=tuple(_decode_image(content) for content in contents[SectionKind.CLONE_IMAGE]),
         seal=next(map(_decode_seal, contents[SectionKind.DUMP_SEAL]), None),
+        purpose=_purpose(head.purpose),
     )
+
+
+def _purpose(number: int) -> Purpose:
+    try:
+        return Purpose(number)
+    except ValueError:
+        raise FormatError(f"dump control block: written for purpose {number}, which there is not") from None
 
 
 def _decode_sections(view: memoryview, count: int) -> defaultdict[int, list[memoryview]]:

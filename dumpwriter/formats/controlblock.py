@@ -18,6 +18,13 @@ HEAD_SIZE_BYTES = 4096
 SECTION_COUNT_MAX = 1024
 
 
+class Purpose(IntEnum):
+    """What the memory is written for."""
+
+    CRASH = 0
+    HIBERNATION = 1
+
+
 class SectionKind(IntEnum):
     """What a section holds."""
 
@@ -41,7 +48,7 @@ class ControlBlockHead(NamedTuple):
     memory_size_bytes: Annotated[int, "Q"]
     total_size_bytes: Annotated[int, "Q"]
     section_count: Annotated[int, "I"]
-    reserved: Annotated[int, "I"]
+    purpose: Annotated[int, "I"]
     machine: Annotated[bytes, "64s"]  # UTF-8, padded with zeros
     digest: Annotated[bytes, "32s"]  # BLAKE3 of the whole block with this field zero
 

@@ -67,6 +67,7 @@ class CauseKind(IntEnum):
     BUGCHECK = 1  # the machine's own bugcheck ran and captured registers
     MACHINE_DIED = 2  # the machine's process ended without one
     WATCHDOG = 3  # it did not answer the bugcheck request in time and was killed
+    HIBERNATION = 4  # nothing is wrong: the machine is to go on from this memory
 
 
 class DumpHeader(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+from vdisk.errors import FormatError
 from vdisk.layout import Layout
 
 if TYPE_CHECKING:
@@ -48,6 +49,22 @@ PRINTK_RECORD = Layout(PrintkRecord, size_bytes=16)
 PRINTK_VARIABLES = Layout(PrintkVariables, size_bytes=40)
 
 
+class RingPlace(NamedTuple):
+    """Where a ring is: its variables and its buffer in physical bytes, and the buffer's kernel virtual address."""
+
+    variables: int
+    buffer: int
+    buffer_address: int
+    size_bytes: int
+
+
+class FoundRing(NamedTuple):
+    """A ring that stands in memory already, and the time of its newest record."""
+
+    variables: PrintkVariables
+    newest_ns: int
+
+
 class Step(NamedTuple):
     """One record on its way into the ring. Carrying it out a second time changes nothing."""
 
@@ -63,13 +80,13 @@ class PrintkRing:
     first carried out by the interrupter, at the place that it had claimed.
     """
 
-    def __init__(self, memory: PhysicalMemory, *, variables: int, buffer: int, buffer_address: int, size: int) -> None:
-        """Places in physical bytes; `buffer_address` is the kernel virtual address of the ring, `size` its bytes."""
+    def __init__(self, memory: PhysicalMemory, place: RingPlace, found: FoundRing | None = None) -> None:
+        """An empty ring, or one that goes on from what was found at the place."""
         self._memory = memory
-        self._variables = variables
-        self._buffer = buffer
-        empty = PrintkVariables(buffer_address, size, 0, 0, 0, 0, 0)
-        self._last = Step(empty, (), empty)
+        self._variables = place.variables
+        self._buffer = place.buffer
+        start = found.variables if found else PrintkVariables(place.buffer_address, place.size_bytes, 0, 0, 0, 0, 0)
+        self._last = Step(start, (), start)
         self._settled: Step | None = None
         self._settle()
 
@@ -129,6 +146,41 @@ class PrintkRing:
     def _length_at(self, index: int) -> int:
         content = self._memory.read(self._buffer + index, PRINTK_RECORD.size_bytes)
         return PRINTK_RECORD.unpack_from(content).len
+
+
+def find_ring(memory: PhysicalMemory, place: RingPlace) -> FoundRing:
+    """The ring that stands there. Every record is walked; raises `FormatError` where it is no ring."""
+    found = PRINTK_VARIABLES.unpack_from(memory.read(place.variables, PRINTK_VARIABLES.size_bytes))
+    count = found.log_next_seq - found.log_first_seq
+    if (found.log_buf, found.log_buf_len) != (place.buffer_address, place.size_bytes):
+        raise FormatError("the log is no ring: it is somewhere else")
+    if not 0 <= count <= place.size_bytes // PRINTK_RECORD.size_bytes:
+        raise FormatError(f"the log is no ring: it cannot hold {count} records")
+    ring, index, newest_ns = memory.read(place.buffer, place.size_bytes), found.log_first_idx, 0
+    for _ in range(count):
+        index, newest_ns = _walk(ring, index)
+    if index != found.log_next_idx:
+        raise FormatError(f"the log is no ring: its last record ends at {index}, not at {found.log_next_idx}")
+    return FoundRing(found, newest_ns)
+
+
+def _walk(ring: bytes, index: int) -> tuple[int, int]:
+    """Where the record at an index, or at the front where none fits there, ends; and its time."""
+    record = _record_at(ring, index)
+    if not record.len:
+        index, record = 0, _record_at(ring, 0)
+    end = index + record.len
+    if record.len % RECORD_ALIGNMENT_BYTES or record.len < PRINTK_RECORD.size_bytes + record.text_len:
+        raise FormatError(f"the log is no ring: a record of {record.len} bytes at {index}")
+    if end + PRINTK_RECORD.size_bytes > len(ring):
+        raise FormatError(f"the log is no ring: a record at {index} ends behind it")
+    return end, record.ts_nsec
+
+
+def _record_at(ring: bytes, index: int) -> PrintkRecord:
+    if index % RECORD_ALIGNMENT_BYTES or index + PRINTK_RECORD.size_bytes > len(ring):
+        raise FormatError(f"the log is no ring: a record cannot be at {index}")
+    return PRINTK_RECORD.unpack_from(ring, index)
 
 
 def _has_room(variables: PrintkVariables, record_bytes: int) -> bool:

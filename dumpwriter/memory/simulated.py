@@ -27,6 +27,12 @@ _TRAP_INSTRUCTION = b"\x0f\x0b"  # ud2
 _IDLE_INSTRUCTIONS = b"\xfb\xf4\xc3"  # sti; hlt; ret
 _CALL_BYTES = 5
 _WORD_MASK = 0xFFFF_FFFF_FFFF_FFFF
+RING = printk.RingPlace(
+    variables=kernel.PRINTK_VARIABLES,
+    buffer=kernel.PRINTK_BUFFER,
+    buffer_address=kernel.text_address(kernel.PRINTK_BUFFER),
+    size_bytes=kernel.PRINTK_BUFFER_BYTES,
+)
 
 
 class Clock(NamedTuple):
@@ -36,9 +42,9 @@ class Clock(NamedTuple):
     wall_seconds: Callable[[], int]
 
     @classmethod
-    def system(cls) -> Clock:
-        """Nanoseconds since this call, and the host's time of day."""
-        boot_ns = time.monotonic_ns()
+    def system(cls, uptime_ns: int = 0) -> Clock:
+        """Nanoseconds since this call, and those that the machine was up before; and the host's time of day."""
+        boot_ns = time.monotonic_ns() - uptime_ns
         return cls(lambda: time.monotonic_ns() - boot_ns, lambda: int(time.time()))
 
 
@@ -54,10 +60,7 @@ class SimulatedMemory:
         self, size_bytes: int, *, cpu_count: int = 2, node_name: str = "ghostdump", clock: Clock | None = None
     ) -> None:
         _check(size_bytes, cpu_count)
-        self._clock = clock or Clock.system()
-        self._cpu_count = cpu_count
-        self._classes = kernel.KernelMap(size_bytes).class_runs()
-        self.memory = PhysicalMemory.create([(0, size_bytes)])
+        self._own(PhysicalMemory.create([(0, size_bytes)]), cpu_count, clock or Clock.system())
         try:
             self._plant_kernel(kernel.KernelMap(size_bytes), node_name)
             self._plant_pages()
@@ -65,6 +68,12 @@ class SimulatedMemory:
         except BaseException:
             self.close()
             raise
+
+    def _own(self, memory: PhysicalMemory, cpu_count: int, clock: Clock) -> None:
+        self.memory = memory
+        self._cpu_count = cpu_count
+        self._clock = clock
+        self._classes = kernel.KernelMap(memory.size_bytes).class_runs()
 
     def close(self) -> None:
         self.memory.close()
@@ -106,13 +115,7 @@ class SimulatedMemory:
         for cpu in range(self._cpu_count):
             return_address = kernel.text_address(kernel.IDLE_ENTRY)
             write(_stack_pointer(cpu), return_address.to_bytes(8, "little"))
-        self._ring = printk.PrintkRing(
-            self.memory,
-            variables=kernel.PRINTK_VARIABLES,
-            buffer=kernel.PRINTK_BUFFER,
-            buffer_address=kernel.text_address(kernel.PRINTK_BUFFER),
-            size=kernel.PRINTK_BUFFER_BYTES,
-        )
+        self._ring = printk.PrintkRing(self.memory, RING)
         for run in self._classes:
             for first_page, descriptors in structures.page_descriptors(run):
                 write(layout.page_descriptors + first_page * kernel.PAGE_DESCRIPTOR.size_bytes, descriptors)

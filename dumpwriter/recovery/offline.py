@@ -36,6 +36,7 @@ REASONS_BY_STATE = {
     RegionState.TAKEN: Reason.ALREADY_TAKEN,
     RegionState.DISCARDED: Reason.DISCARDED,
     RegionState.CLEAN: Reason.CLEAN,
+    RegionState.RESUMED: Reason.RESUMED,
 }
 
 

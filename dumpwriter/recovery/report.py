@@ -21,6 +21,7 @@ CAUSE_NAMES: dict[int, str] = {
     CauseKind.BUGCHECK: "bugcheck",
     CauseKind.MACHINE_DIED: "machine died",
     CauseKind.WATCHDOG: "watchdog",
+    CauseKind.HIBERNATION: "hibernation",
 }
 
 

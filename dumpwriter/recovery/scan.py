@@ -77,6 +77,24 @@ def recover(
     return assembly.findings()
 
 
+def read_metadata(region: Mapped, identity: DumpIdentity) -> Metadata | None:
+    """What the first frame of a dump says, or where it is lost the last one; None where both are."""
+    header = newest_header(region, identity)
+    assembly = _Assembly(_Deaf(), header)
+    for slot in (0, _slots_to_read(region, header) - 1):
+        if assembly.metadata is None and slot >= 0:
+            _take_slot(region, identity, slot, assembly)
+    return assembly.metadata
+
+
+class _Deaf:
+    """A sink that takes no page."""
+
+    def data(self, first_page: int, content: memoryview) -> None: ...
+
+    def zeros(self, run: PageRun) -> None: ...
+
+
 def recover_scattered(
     disk: BlockDevice,
     identity: DumpIdentity,
@@ -134,7 +152,7 @@ class _Assembly:
         self._sink = sink
         self._header = header
         self._present = PageSet()
-        self._metadata: Metadata | None = None
+        self.metadata: Metadata | None = None
         self._pages_total = 0
 
     def read(self, device: BlockDevice, offset_bytes: int, buffer: memoryview) -> bool:
@@ -153,7 +171,7 @@ class _Assembly:
         self._pages_total = frame.header.pages_total
         if frame.header.kind == FrameKind.META:
             try:
-                self._metadata = decode_metadata(bytes(payload))
+                self.metadata = decode_metadata(bytes(payload))
             except FormatError:
                 self.frames_damaged += 1  # digested, yet wrong: the writer's memory was broken
             return
@@ -172,7 +190,7 @@ class _Assembly:
     def findings(self) -> Findings:
         present = self._present.runs()
         # Without metadata the memory map is lost, and missing pages are named as if memory had no gaps.
-        expected = pages_of(self._metadata.ranges) if self._metadata else [PageRun(0, self._pages_total)]
+        expected = pages_of(self.metadata.ranges) if self.metadata else [PageRun(0, self._pages_total)]
         missing = tuple(self._present.missing_from(expected))
         total = page_count(expected)
         verdict, reason = self._judge(page_count(present), total, is_whole=bool(total) and not missing)
@@ -180,7 +198,7 @@ class _Assembly:
             verdict,
             reason,
             self._header,
-            self._metadata,
+            self.metadata,
             total,
             present,
             missing,
@@ -189,11 +207,11 @@ class _Assembly:
         )
 
     def _judge(self, present: int, total: int, *, is_whole: bool) -> tuple[Verdict, Reason]:
-        if self._metadata is not None and is_whole:
+        if self.metadata is not None and is_whole:
             return Verdict.COMPLETE, Reason.WHOLE
         if not present:
             begun = self._header is not None and self._header.frames_planned
-            damaged = self.frames_damaged or self.reads_failed or self._metadata is not None
+            damaged = self.frames_damaged or self.reads_failed or self.metadata is not None
             return Verdict.NONE, Reason.NO_PAGES if begun or damaged else Reason.NO_DUMP
         if self.frames_damaged or self.reads_failed:
             return Verdict.PARTIAL, Reason.FRAMES_LOST
