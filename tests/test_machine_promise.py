@@ -140,7 +140,7 @@ def test_the_dump_changes_no_block_but_its_own(machine: Machine, pieces: int) ->
     os.kill(status["standby"]["pid"], signal.SIGCONT)
     machine.wait_until_dumped()
 
-    boot_area = machine.image.stat().st_size - (4 << 20)
+    boot_area = machine.image.stat().st_size - (8 << 20)
     permitted = set(range(boot_area // 4096, machine.image.stat().st_size // 4096))
     for extent in status["region"]["extents"]:
         first = extent["physical_bytes"] // 4096
@@ -329,7 +329,7 @@ def test_a_dump_is_carved_where_the_boot_area_is_lost(machine: Machine, lost: st
     machine.mount()
     machine.crash("--bugcheck", "2")
     whole = machine.facts("verify", machine.image)
-    area = machine.image.stat().st_size - (4 << 20)
+    area = machine.image.stat().st_size - (8 << 20)
     with machine.image.open("r+b") as file:
         for offset in (0, 4096) if lost == "boot record" else (64 << 10, 1 << 20):
             file.seek(area + offset + 64)

@@ -54,7 +54,7 @@ def test_an_image_that_was_cut_or_grown(machine: Machine) -> None:
 
 def test_a_damaged_boot_record(machine: Machine) -> None:
     machine.create()
-    area = machine.image.stat().st_size - (4 << 20)
+    area = machine.image.stat().st_size - (8 << 20)
     with machine.image.open("r+b") as file:
         for offset in (0, 4096):
             file.seek(area + offset + 100)

@@ -122,8 +122,8 @@ def test_a_dump_is_carved_where_nothing_tells_of_it(crashed: Machine, lost: str)
         elif lost == "cut":
             file.truncate(size - 4096)
         else:
-            file.seek(size - (4 << 20))
-            file.write(bytes(8192 if lost == "records zeroed" else 4 << 20))
+            file.seek(size - (8 << 20))
+            file.write(bytes(8192 if lost == "records zeroed" else 8 << 20))
     report = crashed.facts("recover", crashed.image, "--output", "out")
     assert report["verdict"] == "COMPLETE"
     assert report["carved"]

@@ -1,4 +1,4 @@
-"""The boot area: the last 4 MiB of the image, outside the filesystem.
+"""The boot area: the last 8 MiB of the image, outside the filesystem.
 
 It does not lie in the 1,024 bytes that ext4 leaves to boot loaders, because ext4 journals block 0 whole and a replay
 puts the old bytes back (docs/DESIGN.md). Layout, in bytes from its start (docs/FORMAT.md has the fields):
@@ -7,7 +7,7 @@ puts the old bytes back (docs/DESIGN.md). Layout, in bytes from its start (docs/
     4096     boot record, copy B      one sector
     64 KiB   extent table, copy A
     1 MiB    extent table, copy B
-    2 MiB    early small dump
+    2 MiB    three places for a small dump, 2 MiB each
 
 A boot record is written A, flush, B, flush; so is a new extent table around the record that names its digest (table A,
 record, table B). At every moment one copy of each is whole and the two agree.
@@ -29,10 +29,11 @@ from vdisk.layout import Layout, seal, unseal
 if TYPE_CHECKING:
     from vdisk.blockdevice import BlockDevice
 
-BOOT_AREA_SIZE_BYTES = 4 << 20
+BOOT_AREA_SIZE_BYTES = 8 << 20
 RECORD_OFFSETS_BYTES = (0, 4096)
 EXTENT_TABLE_OFFSETS_BYTES = (64 << 10, 1 << 20)
-SMALL_DUMP_OFFSET_BYTES = 2 << 20
+SMALL_DUMP_OFFSETS_BYTES = (2 << 20, 4 << 20, 6 << 20)
+SMALL_DUMP_SIZE_BYTES = 2 << 20
 EXTENT_COUNT_MAX = 32768
 
 COUNT_MAX = 1 << 63
@@ -106,10 +107,17 @@ class BootRecord(NamedTuple):
     region_extent_count: Annotated[int, "I"]
     region_kind: Annotated[int, "I"]
     region_extents_digest: Annotated[bytes, "32s"]
-    early_dump_id: Annotated[bytes, "16s"]
-    early_generation: Annotated[int, "Q"]
-    early_state: Annotated[int, "I"]
+    small_dumps: Annotated[bytes, "96s"]  # SmallDumpRecord, one for each place
     dump_level: Annotated[int, "I"]
+
+
+class SmallDumpRecord(NamedTuple):
+    """What a place for a small dump means to the next boot; a `RegionState`, as for the region."""
+
+    dump_id: Annotated[bytes, "16s"]
+    generation: Annotated[int, "Q"]
+    state: Annotated[int, "I"]
+    reserved: Annotated[int, "I"]
 
 
 class ExtentRecord(NamedTuple):
@@ -120,7 +128,8 @@ class ExtentRecord(NamedTuple):
     length_bytes: Annotated[int, "Q"]
 
 
-BOOT_RECORD = Layout(BootRecord, size_bytes=208)
+BOOT_RECORD = Layout(BootRecord, size_bytes=276)
+SMALL_DUMP = Layout(SmallDumpRecord, size_bytes=32)
 EXTENT = Layout(ExtentRecord, size_bytes=24)
 
 
@@ -151,11 +160,25 @@ def new_record(
         region_extent_count=0,
         region_kind=region_kind,
         region_extents_digest=bytes(32),
-        early_dump_id=bytes(16),
-        early_generation=0,
-        early_state=RegionState.NONE,
+        small_dumps=bytes(SMALL_DUMP.size_bytes * len(SMALL_DUMP_OFFSETS_BYTES)),
         dump_level=0,
     )
+
+
+def small_dumps(record: BootRecord) -> list[SmallDumpRecord]:
+    """What the record says of each place for a small dump."""
+    return SMALL_DUMP.unpack_table(record.small_dumps, 0, len(SMALL_DUMP_OFFSETS_BYTES))
+
+
+def with_small_dump(record: BootRecord, place: int, small_dump: SmallDumpRecord) -> BootRecord:
+    rows = small_dumps(record)
+    rows[place] = small_dump
+    return record._replace(small_dumps=SMALL_DUMP.pack_table(rows))
+
+
+def next_generation(record: BootRecord) -> int:
+    """Dumps in the region and small ones are counted together, so that it is known which one is older."""
+    return 1 + max(record.generation, *(row.generation for row in small_dumps(record)))
 
 
 class BootArea:
@@ -170,6 +193,9 @@ class BootArea:
     @property
     def run(self) -> Run:
         return Run(self.offset_bytes, BOOT_AREA_SIZE_BYTES)
+
+    def small_dump_extents(self, place: int) -> ExtentMap:
+        return ExtentMap([Extent(0, self.offset_bytes + SMALL_DUMP_OFFSETS_BYTES[place], SMALL_DUMP_SIZE_BYTES)])
 
     def read(self) -> BootRecord:
         """The newest whole copy of the boot record.
@@ -273,7 +299,7 @@ class BootArea:
             return None
         if record.version != VERSION or record.features_incompatible:
             raise FormatError(f"image has format version {record.version}: a newer ghostdump wrote it")
-        if max(record.sequence, record.boot_count, record.generation, record.early_generation) >= COUNT_MAX:
+        if max(record.sequence, record.boot_count, next_generation(record)) >= COUNT_MAX:
             raise FormatError("boot record has counts that no machine can have reached")
         if not _has_known_states(record):
             raise FormatError("boot record has a stage or a region state that does not exist")
@@ -285,7 +311,7 @@ def _has_known_states(record: BootRecord) -> bool:
     return (
         record.boot_stage in set(BootStage)
         and record.region_state in states
-        and record.early_state in states
+        and all(row.state in states for row in small_dumps(record))
         and record.region_kind in set(RegionKind)
     )
 

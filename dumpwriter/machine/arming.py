@@ -21,7 +21,7 @@ from dumpwriter.memory.physical import NOTES_AREA_BYTES
 from dumpwriter.metadata import META_SIZE_BYTES_MAX
 from vdisk import stack
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
-from vdisk.bootarea import BootArea, RegionState
+from vdisk.bootarea import BootArea, RegionState, next_generation
 from vdisk.errors import ArmingError
 from vdisk.imagefile import reopen_direct
 from vdisk.layers.mapped import Mapped
@@ -64,7 +64,7 @@ def record_region(image: ImageFile, disk: BlockDevice, record: BootRecord, exten
     area = BootArea(disk)
     for run in (*extents.runs(0, extents.size_bytes), area.run):
         image.reserve(*run)
-    identity = DumpIdentity(os.urandom(16), record.generation + 1)
+    identity = DumpIdentity(os.urandom(16), next_generation(record))
     dump.arm_region(Mapped(disk, extents), identity, extents, time.time_ns())
     armed = record._replace(region_state=RegionState.ARMED, dump_id=identity.dump_id, generation=identity.generation)
     return area.write_region(armed, extents)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import blake3
 import crc32c
 
-BOOT_AREA = 4 << 20
+BOOT_AREA = 8 << 20
 BLOCK = 4096
 SLOT = 65 * BLOCK
 META, PAGES, ZEROS = 1, 2, 3
