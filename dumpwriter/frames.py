@@ -192,7 +192,7 @@ def _is_consistent(frame: Frame) -> bool:
         return False
     if sum(place.length_bytes for place in frame.places) != BLOCK_SIZE_BYTES + payload_bytes:
         return False
-    if header.kind == FrameKind.META:
+    if header.kind in (FrameKind.META, FrameKind.SECONDARY):
         return not frame.runs
     if not frame.runs or any(not 0 < run.page_count <= PAGES_MAX - run.first_page for run in frame.runs):
         return False

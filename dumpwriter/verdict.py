@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    COMPLETE = "COMPLETE"  # every page of the machine's memory, byte for byte
+    COMPLETE = "COMPLETE"  # every page that the level asks for, byte for byte; what it leaves out is named
     PARTIAL = "PARTIAL"  # every page that is there is exact, every other is named
     NONE = "NONE"  # no page; the reason says why
 
@@ -17,7 +17,8 @@ class Reason(StrEnum):
     WHOLE = ""
     # PARTIAL
     CUT = "the dump was cut before its end"
-    REGION_TOO_SMALL = "the region is too small for all of memory"
+    TIME_BUDGET = "the time budget ended before the dump"
+    REGION_TOO_SMALL = "the region is too small for all that the level asks for"
     FRAMES_LOST = "frames are damaged or were never written"
     # NONE
     NEVER_ARMED = "the machine was never armed"

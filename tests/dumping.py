@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dumpwriter.crash import dump
 from dumpwriter.crash.dump import REQUEST_BUFFER_SIZE_BYTES, Cause, DumpJob, Progress
 from dumpwriter.crash.plan import MemoryPart, plan_dump, region_size_bytes
-from dumpwriter.formats.region import CauseKind, MemoryRangeRecord, PageRun
+from dumpwriter.formats.region import CauseKind, ClassRunRecord, DumpLevel, MemoryRangeRecord, PageRun
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.metadata import Metadata, encode_metadata
 from dumpwriter.sealing import UNSEALED
@@ -56,11 +56,11 @@ class Pages:
             self.pages[page] = bytes(4096)
 
 
-def memory_of(pages: int, seed: int = 0) -> tuple[FlatMemory, list[MemoryPart]]:
+def memory_of(pages: int, seed: int = 0, classes: int = 3) -> tuple[FlatMemory, list[MemoryPart]]:
     """Random pages, of which every run of five has one of zeros."""
     source = random.Random(seed)
     content = b"".join(bytes(4096) if page % 5 == 4 else source.randbytes(4096) for page in range(pages))
-    parts = [MemoryPart(1 + page % 3, PageRun(page, 1), page % 5 == 4) for page in range(pages)]
+    parts = [MemoryPart(1 + page % classes, PageRun(page, 1), page % 5 == 4) for page in range(pages)]
     return FlatMemory(content), parts
 
 
@@ -80,22 +80,31 @@ class DumpBench:
     """A memory, a disk with a region, and what happened on it."""
 
     def __init__(
-        self, pages: int, pieces: int = 5, region_bytes: int = 0, seed: int = 0, sealer: Sealer = UNSEALED
+        self,
+        pages: int,
+        pieces: int = 5,
+        region_bytes: int = 0,
+        seed: int = 0,
+        classes: int = 3,
+        level: DumpLevel = DumpLevel.AUTOMATIC,
+        sealer: Sealer = UNSEALED,
     ) -> None:
-        self.memory, self.parts = memory_of(pages, seed)
+        self.memory, self.parts = memory_of(pages, seed, classes)
+        self.level = level
         size_bytes = region_bytes or region_size_bytes(pages * 4096)
         self.extents = scattered_extents(size_bytes, pieces)
         self.disk = MemoryDisk(self.extents.end_on_disk_bytes() + 16 * 4096)
         self.sealer = sealer
         self.identity = DumpIdentity(random.Random(seed).randbytes(16), 1 + seed)
-        self.metadata = encode_metadata(Metadata(b"", (MemoryRangeRecord(0, pages * 4096),), "test"))
+        rows = tuple(ClassRunRecord(1 + page % classes, page, 1) for page in range(pages))
+        self.metadata = encode_metadata(Metadata(b"", (MemoryRangeRecord(0, pages * 4096),), "test", level, rows))
         dump.arm_region(Mapped(self.disk, self.extents), self.identity, self.extents, 5)
 
     def job(self, around: Callable[[BlockDevice], BlockDevice] = lambda device: device) -> DumpJob:
         """A dump to be written, to the disk with something around it."""
         guarded = WriteGuard(around(self.disk), list(self.extents.runs(0, self.extents.size_bytes)))
         return DumpJob(
-            plan=plan_dump(self.parts, self.extents.size_bytes),
+            plan=plan_dump(self.parts, self.extents.size_bytes, self.level),
             identity=self.identity,
             extents=self.extents,
             region=Mapped(guarded, self.extents),
@@ -104,6 +113,7 @@ class DumpBench:
             cause=CAUSE,
             armed_time_ns=5,
             sealer=self.sealer,
+            level=self.level,
         )
 
     def write(self, around: Callable[[BlockDevice], BlockDevice] = lambda device: device) -> Progress:

@@ -8,8 +8,8 @@ import pytest
 
 from dumpwriter.crash import controlblock
 from dumpwriter.crash.controlblock import ControlBlock
-from dumpwriter.formats.controlblock import ClassRunRecord, MemoryMapRecord
-from dumpwriter.formats.region import MemoryRangeRecord
+from dumpwriter.formats.controlblock import MemoryMapRecord
+from dumpwriter.formats.region import ClassRunRecord, MemoryRangeRecord
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.machine.arming import RANGE_COUNT_MAX
 from dumpwriter.memory.physical import NOTES_AREA_BYTES

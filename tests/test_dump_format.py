@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dumpwriter.formats.region import DumpState
+from dumpwriter.formats.region import DumpLevel, DumpState
 from dumpwriter.recovery.scan import recover
 from tests.builders.elf_reader import ElfCoreFile
 from tests.builders.region_reader import Dump, Extent, Region, find_region, read_dump
@@ -20,6 +20,7 @@ from vdisk.layers.mapped import Mapped
 from vdisk.memorydisk import MemoryDisk
 
 if TYPE_CHECKING:
+    from dumpwriter.formats.region import PageRun
     from tests.machines import Machine
     from vdisk.extent import ExtentMap
 
@@ -32,6 +33,10 @@ def rows(extents: ExtentMap) -> tuple[Extent, ...]:
     return tuple(Extent(*extent) for extent in extents.extents)
 
 
+def pages_of(runs: tuple[PageRun, ...]) -> set[int]:
+    return {page for first, count in runs for page in range(first, first + count)}
+
+
 def both_agree(bench: DumpBench) -> Dump:
     """Read with both, compare all that both can tell, and give the other reader's account."""
     theirs = read_dump(bytes(bench.disk.content), region_of(bench))
@@ -41,8 +46,8 @@ def both_agree(bench: DumpBench) -> Dump:
     assert theirs.verdict == ours.verdict
     assert (theirs.expected is None) == (ours.metadata is None)
     if theirs.expected is not None:
-        missing = {page for first, count in ours.missing for page in range(first, first + count)}
-        assert missing == theirs.expected - set(theirs.pages)
+        assert pages_of(ours.judgement.missing) == theirs.wanted - set(theirs.pages)
+        assert pages_of(ours.judgement.left_out) == theirs.expected - theirs.wanted - set(theirs.pages)
     assert max(theirs.header_states, default=None) == (ours.header.state if ours.header else None)
     return theirs
 
@@ -62,6 +67,14 @@ def test_a_region_that_is_too_small() -> None:
     bench = DumpBench(1000, region_bytes=4096 * (2 + 65 * 6))
     bench.write()
     assert both_agree(bench).verdict == "PARTIAL"
+
+
+@pytest.mark.parametrize("level", DumpLevel)
+@pytest.mark.parametrize("slots", [4, 9, 40])
+def test_a_dump_of_each_level(level: DumpLevel, slots: int) -> None:
+    bench = DumpBench(1000, region_bytes=4096 * (2 + 65 * slots), classes=7, level=level)
+    bench.write()
+    assert both_agree(bench).verdict == ("COMPLETE" if slots == 40 or (slots, level) == (9, 1) else "PARTIAL")
 
 
 def test_an_armed_region() -> None:

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dumpwriter.crash.plan import MemoryPart, memory_parts, plan_dump, region_size_bytes
-from dumpwriter.formats.controlblock import ClassRunRecord
-from dumpwriter.formats.region import FrameKind, PageRun
+from dumpwriter.formats.region import ClassRunRecord, FrameKind, PageRun
 from dumpwriter.frames import page_count, slot_count
 from dumpwriter.memory.physical import MemoryRun
 

@@ -32,7 +32,9 @@ def recovered(bench: DumpBench) -> tuple[Findings, Pages]:
     for number, content in sink.pages.items():
         assert content == bench.page(number), f"page {number} is wrong"
     assert findings.pages_present == len(sink.pages)
-    named = {page for run in findings.missing for page in range(run.first_page, run.first_page + run.page_count)}
+    named = {
+        page for run in findings.judgement.missing for page in range(run.first_page, run.first_page + run.page_count)
+    }
     if findings.metadata is not None:
         assert named == set(range(len(bench.memory.content) // 4096)) - set(sink.pages)
     assert (findings.verdict == Verdict.COMPLETE) == (len(sink.pages) * 4096 == len(bench.memory.content))
@@ -49,7 +51,7 @@ def test_a_whole_dump_comes_back_whole(pages: int, pieces: int) -> None:
     assert (findings.verdict, findings.reason) == (Verdict.COMPLETE, Reason.WHOLE)
     assert findings.header is not None
     assert findings.header.cause_text.rstrip(b"\0").decode() == CAUSE.text
-    assert findings.header.pages_written == findings.pages_total == pages
+    assert findings.header.pages_written == findings.judgement.pages_total == pages
 
 
 def test_an_armed_region_without_a_dump_says_so() -> None:
@@ -212,7 +214,7 @@ def test_pages_outside_of_memory_do_not_make_a_dump_whole() -> None:
     bench.write()
     findings = recover(Mapped(bench.disk, bench.extents), bench.identity, Pages())
     assert findings.verdict == Verdict.PARTIAL
-    assert findings.missing == (PageRun(190, 10),)
+    assert findings.judgement.missing == (PageRun(190, 10),)
 
 
 @pytest.mark.parametrize("run", [PageRun((1 << 40) - 1, 2), PageRun(1 << 52, 1), PageRun(0, 1 << 63)])

@@ -349,7 +349,7 @@ def test_a_region_too_small_warns_and_keeps_the_best_pages(machine: Machine, tmp
     assert "warning: the region has" in machine.mount("--memory-image", memory).stdout
     assert "warning" in machine.run("status", machine.mountpoint).stdout
     crash = machine.crash(check=1)
-    assert (crash["verdict"], crash["reason"]) == ("PARTIAL", "the region is too small for all of memory")
+    assert (crash["verdict"], crash["reason"]) == ("PARTIAL", "the region is too small for all that the level asks for")
     report = machine.facts("recover", machine.image, "--output", "out", check=1)
     assert (report["verdict"], report["pages_present"]) == ("PARTIAL", crash["pages_present"])
     vmcore = ElfCoreFile((tmp_path / "out" / "1" / "vmcore").read_bytes())

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import blake3
 
 from dumpwriter.formats.controlblock import (
-    CLASS_RUN,
     CLONE_IMAGE,
     CONTROL_BLOCK_HEAD,
     DUMP_SEAL,
@@ -21,7 +20,6 @@ from dumpwriter.formats.controlblock import (
     SECTION,
     SECTION_COUNT_MAX,
     VERSION,
-    ClassRunRecord,
     CloneImageRecord,
     ControlBlockHead,
     DumpSealRecord,
@@ -30,7 +28,7 @@ from dumpwriter.formats.controlblock import (
     SectionKind,
     SectionRecord,
 )
-from dumpwriter.formats.region import SealAlgorithm
+from dumpwriter.formats.region import CLASS_RUN, ClassRunRecord, DumpLevel, SealAlgorithm
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.sealing import DumpSeal, SecretKey
 from vdisk.bootarea import EXTENT, ExtentRecord
@@ -47,7 +45,10 @@ SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SE
 
 
 class ControlBlock(NamedTuple):
-    """What the clone knows of the world. Memory ranges are (physical, length, offset in the memory file) in bytes."""
+    """What the clone knows of the world. Memory ranges are (physical, length, offset in the memory file) in bytes.
+
+    A time budget of 0 is none.
+    """
 
     identity: DumpIdentity
     armed_time_ns: int
@@ -61,6 +62,8 @@ class ControlBlock(NamedTuple):
     images: tuple[CloneImage, ...]
     seal: DumpSeal | None = None  # None: frames go out as they are
     purpose: Purpose = Purpose.CRASH
+    level: DumpLevel = DumpLevel.AUTOMATIC
+    time_budget_ns: int = 0
 
 
 def encode(block: ControlBlock) -> bytes:
@@ -79,6 +82,8 @@ def encode(block: ControlBlock) -> bytes:
         total_size_bytes=HEAD_SIZE_BYTES + len(tables),
         section_count=len(sections),
         purpose=block.purpose,
+        dump_level=block.level,
+        time_budget_ns=block.time_budget_ns,
         machine=block.machine.encode()[:64],
         digest=bytes(32),
     )
@@ -135,6 +140,8 @@ def decode(content: Buffer) -> ControlBlock:
         images=tuple(_decode_image(content) for content in contents[SectionKind.CLONE_IMAGE]),
         seal=next(map(_decode_seal, contents[SectionKind.DUMP_SEAL]), None),
         purpose=_purpose(head.purpose),
+        level=DumpLevel(head.dump_level),
+        time_budget_ns=head.time_budget_ns,
     )
 
 

@@ -1,8 +1,9 @@
 """A dump, step by step and without a clock or a thread: what the writer does in parallel and a laboratory one by one.
 
-    begin      headers say WRITING, each flushed before the next
-    requests   in any order, any number of them in flight
-    end        flush; headers say WRITTEN, each flushed before the next
+    begin         headers say WRITING, each flushed before the next
+    requests      in any order, any number of them in flight
+    close_early   where the time is over: what is left of the plan is given up, but for the metadata that ends it
+    end           flush; headers say WRITTEN, each flushed before the next
 
 A write that fails is tried frame by frame; a frame that cannot be written is counted and the dump goes on without it.
 """
@@ -20,7 +21,9 @@ from dumpwriter.formats.region import (
     SLOT_SIZE_BYTES,
     VERSION,
     CauseKind,
+    DumpEnding,
     DumpHeader,
+    DumpLevel,
     DumpState,
     FrameKind,
 )
@@ -71,6 +74,7 @@ class DumpJob(NamedTuple):
     cause: Cause
     armed_time_ns: int
     sealer: Sealer = UNSEALED
+    level: DumpLevel = DumpLevel.AUTOMATIC
 
 
 class Progress:
@@ -80,6 +84,7 @@ class Progress:
         self._lock = threading.Lock()
         self.frames_written = self.frames_failed = self.pages_written = self.bytes_written = 0
         self.failure = ""
+        self.is_out_of_time = False
         self.is_committed = False
 
     def count_written(self, frames: Sequence[FramePlan], bytes_written: int) -> None:
@@ -102,6 +107,12 @@ def arm_region(region: BlockDevice, identity: DumpIdentity, extents: ExtentMap, 
 
 def begin(job: DumpJob, progress: Progress) -> None:
     _write_headers(job, progress, DumpState.WRITING, end_time_ns=0)
+
+
+def close_early(job: DumpJob, buffer: memoryview, progress: Progress) -> None:
+    """The time is over: write the last frame of the plan, which says what the dump was to hold."""
+    progress.is_out_of_time = True
+    write_request(job, job.plan.frames[-1:], buffer, progress)
 
 
 def end(job: DumpJob, progress: Progress, end_time_ns: int) -> None:
@@ -163,11 +174,15 @@ def _write_alone(job: DumpJob, frame: FramePlan, buffer: memoryview, progress: P
 
 def _write_headers(job: DumpJob, progress: Progress, state: DumpState, end_time_ns: int) -> None:
     cause = job.cause
+    ending = DumpEnding.TIME_BUDGET if progress.is_out_of_time else DumpEnding.THROUGH
     header = _header(job.identity, job.extents, state, job.armed_time_ns)._replace(
+        dump_level=job.level,
+        ending=ending if state == DumpState.WRITTEN else DumpEnding.NONE,
         frames_planned=len(job.plan.frames),
         frames_written=progress.frames_written,
         frames_failed=progress.frames_failed,
         pages_total=job.plan.pages_total,
+        pages_wanted=job.plan.pages_wanted,
         pages_planned=job.plan.pages_planned,
         pages_written=progress.pages_written,
         bytes_written=progress.bytes_written,
@@ -217,7 +232,10 @@ def _header(identity: DumpIdentity, extents: ExtentMap, state: DumpState, armed_
         frames_written=0,
         frames_failed=0,
         cause_kind=CauseKind.NONE,
+        dump_level=DumpLevel.AUTOMATIC,
+        ending=DumpEnding.NONE,
         pages_total=0,
+        pages_wanted=0,
         pages_planned=0,
         pages_written=0,
         bytes_written=0,

@@ -1,27 +1,42 @@
 """The dump plan: from what memory holds to an ordered list of frames. Pure: no I/O, no clock, no trio.
 
-The order is the order of value: metadata, then the pages most worth having, then pages that are known to be zero, then
-the metadata once more. A dump that is cut keeps its best part, and a region that is too small gives a smaller dump.
+The order is the order of value: metadata, secondary data, then the pages from the most valuable to the least, then the
+metadata once more. A dump that is cut keeps its best part, and a region that is too small gives a smaller dump.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
-from dumpwriter.formats.region import FRAME_PAGES_MAX, PAGE_SIZE_BYTES, RUNS_MAX, FrameKind, PageRun
+from dumpwriter.formats.region import (
+    FRAME_PAGES_MAX,
+    PAGE_SIZE_BYTES,
+    RUNS_MAX,
+    SECONDARY_COUNT_MAX,
+    SECONDARY_PIECE,
+    SECONDARY_SIZE_BYTES_MAX,
+    DumpLevel,
+    FrameKind,
+    PageRun,
+)
 from dumpwriter.frames import FramePlan, page_count, slot_count, slot_offset_bytes
+from dumpwriter.levels import LAST_RANK, RANK_UNKNOWN
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from dumpwriter.formats.controlblock import ClassRunRecord
+    from dumpwriter.formats.region import ClassRunRecord
     from dumpwriter.memory.physical import MemoryRun
 
 REQUEST_FRAMES = 8  # one request to the disk: 2 MiB is where a large aligned write reaches full speed
 META_COPIES = 2
-RANK_UNKNOWN = 255
+SECONDARY_FRAMES_MAX = 1 + (
+    (SECONDARY_SIZE_BYTES_MAX + 2 * SECONDARY_COUNT_MAX * SECONDARY_PIECE.size_bytes)
+    // (FRAME_PAGES_MAX * PAGE_SIZE_BYTES)
+)
 
 
 class MemoryPart(NamedTuple):
@@ -33,10 +48,14 @@ class MemoryPart(NamedTuple):
 
 
 class DumpPlan(NamedTuple):
-    """What the writer is to do. `frames` are in slot order, without gaps: requests are slices of it."""
+    """What the writer is to do. `frames` are in slot order, without gaps: requests are slices of it.
+
+    Of all pages the level wants some, and of these as many are planned as the region has room for.
+    """
 
     frames: tuple[FramePlan, ...]
     pages_total: int
+    pages_wanted: int
     pages_planned: int
 
     def requests(self) -> Iterator[tuple[FramePlan, ...]]:
@@ -67,50 +86,72 @@ def memory_parts(classes: Iterable[ClassRunRecord], runs: Iterable[MemoryRun]) -
             page = stop
 
 
-def plan_dump(parts: Iterable[MemoryPart], region_size_bytes: int) -> DumpPlan:
+def plan_dump(
+    parts: Iterable[MemoryPart],
+    region_size_bytes: int,
+    level: DumpLevel = DumpLevel.AUTOMATIC,
+    secondary_frames: int = 0,
+) -> DumpPlan:
     """Lay out what fits. A region that cannot hold even the metadata twice gives a plan without frames."""
     ordered = sorted(parts)
-    pages_total = sum(part.run.page_count for part in ordered)
+    wanted = [part for part in ordered if part.rank <= LAST_RANK[level]]
+    pages_total, pages_wanted = (sum(part.run.page_count for part in some) for some in (ordered, wanted))
     slots = slot_count(region_size_bytes)
     if slots < META_COPIES:
-        return DumpPlan((), pages_total, 0)
-    data = _cut([part.run for part in ordered if not part.is_zero], FRAME_PAGES_MAX)
-    zeros = _cut([part.run for part in ordered if part.is_zero], pages_max=None)
-    contents: list[tuple[FrameKind, tuple[PageRun, ...]]] = [(FrameKind.META, ())]
-    contents += itertools.islice(
-        itertools.chain(((FrameKind.PAGES, runs) for runs in data), ((FrameKind.ZEROS, runs) for runs in zeros)),
-        slots - META_COPIES,
-    )
+        return DumpPlan((), pages_total, pages_wanted, 0)
+    contents: list[tuple[FrameKind, tuple[PageRun, ...]]] = [
+        (FrameKind.META, ()),
+        *[(FrameKind.SECONDARY, ())] * min(secondary_frames, slots - META_COPIES),
+    ]
+    contents += itertools.islice(_frames_by_worth(wanted), slots - len(contents) - 1)
     contents.append((FrameKind.META, ()))
     frames = tuple(
         FramePlan(sequence, kind, slot_offset_bytes(sequence), runs) for sequence, (kind, runs) in enumerate(contents)
     )
-    return DumpPlan(frames, pages_total, sum(page_count(frame.runs) for frame in frames))
+    return DumpPlan(frames, pages_total, pages_wanted, sum(page_count(frame.runs) for frame in frames))
 
 
 def region_size_bytes(memory_size_bytes: int) -> int:
-    """A region that holds any memory of this size whole, however its pages alternate between data and zeros.
+    """A region that holds this much memory whole, however its pages alternate between data and zeros, and all
+    secondary data that there can be.
 
     A frame takes 64 pages in up to 64 runs; zeros of which there are enough to fill a frame's runs displace more than
     a frame of data. So the data frames of a full memory bound them all, but for one begun frame of each kind.
     """
     pages = -(-memory_size_bytes // PAGE_SIZE_BYTES)
     begun = 2
-    return slot_offset_bytes(-(-pages // FRAME_PAGES_MAX) + begun + META_COPIES) + BLOCK_SIZE_BYTES
+    slots = META_COPIES + SECONDARY_FRAMES_MAX + -(-pages // FRAME_PAGES_MAX) + begun
+    return slot_offset_bytes(slots) + BLOCK_SIZE_BYTES
 
 
-def _cut(runs: list[PageRun], pages_max: int | None) -> Iterator[tuple[PageRun, ...]]:
-    """Pack runs into frames, cutting a run where a frame is full."""
+def _frames_by_worth(ordered: list[MemoryPart]) -> Iterator[tuple[FrameKind, tuple[PageRun, ...]]]:
+    """Pages and zeros are packed apart, and each frame takes its turn by the best page in it.
+
+    Runs of zeros cost next to nothing, so those of the kernel are not left to wait behind the pages of users.
+    """
+    data = _cut([(part.rank, part.run) for part in ordered if not part.is_zero], FRAME_PAGES_MAX)
+    zeros = _cut([(part.rank, part.run) for part in ordered if part.is_zero], pages_max=None)
+    ranked = heapq.merge(
+        ((rank, FrameKind.PAGES, runs) for rank, runs in data),
+        ((rank, FrameKind.ZEROS, runs) for rank, runs in zeros),
+        key=lambda frame: frame[:2],
+    )
+    return ((kind, runs) for _, kind, runs in ranked)
+
+
+def _cut(parts: list[tuple[int, PageRun]], pages_max: int | None) -> Iterator[tuple[int, tuple[PageRun, ...]]]:
+    """Pack runs into frames, cutting a run where a frame is full; each with the rank of its first page."""
     frame: list[PageRun] = []
-    room = pages_max
-    for first_page, count in runs:
+    room, best = pages_max, RANK_UNKNOWN
+    for rank, (first_page, count) in parts:
         while count:
+            best = best if frame else rank
             taken = count if room is None else min(count, room)
             frame.append(PageRun(first_page, taken))
             first_page, count = first_page + taken, count - taken
             room = None if room is None else room - taken
             if room == 0 or len(frame) == RUNS_MAX:
-                yield tuple(frame)
+                yield best, tuple(frame)
                 frame, room = [], pages_max
     if frame:
-        yield tuple(frame)
+        yield best, tuple(frame)

@@ -30,7 +30,7 @@ class SectionKind(IntEnum):
 
     EXTENTS = 1  # ExtentRecord, as in the boot area
     MEMORY_MAP = 2  # MemoryMapRecord
-    PAGE_CLASSES = 3  # ClassRunRecord
+    PAGE_CLASSES = 3  # ClassRunRecord, as in the region
     CLONE_IMAGE = 4  # CloneImageRecord, then the code; one section a driver, from the controller upwards
     DUMP_SEAL = 5  # DumpSealRecord, then the wrapped key; only where the dump is to be sealed
 
@@ -49,6 +49,8 @@ class ControlBlockHead(NamedTuple):
     total_size_bytes: Annotated[int, "Q"]
     section_count: Annotated[int, "I"]
     purpose: Annotated[int, "I"]
+    dump_level: Annotated[int, "Q"]
+    time_budget_ns: Annotated[int, "Q"]
     machine: Annotated[bytes, "64s"]  # UTF-8, padded with zeros
     digest: Annotated[bytes, "32s"]  # BLAKE3 of the whole block with this field zero
 
@@ -68,14 +70,6 @@ class MemoryMapRecord(NamedTuple):
     file_offset_bytes: Annotated[int, "Q"]
 
 
-class ClassRunRecord(NamedTuple):
-    """Pages of one class. The lower the class, the more the pages are worth."""
-
-    page_class: Annotated[int, "Q"]
-    first_page: Annotated[int, "Q"]
-    page_count: Annotated[int, "Q"]
-
-
 class CloneImageRecord(NamedTuple):
     """The head of one cloned driver. The code is marshalled Python bytecode of the interpreter that armed."""
 
@@ -90,9 +84,8 @@ class DumpSealRecord(NamedTuple):
     algorithm: Annotated[int, "Q"]
 
 
-CONTROL_BLOCK_HEAD = Layout(ControlBlockHead, size_bytes=176)
+CONTROL_BLOCK_HEAD = Layout(ControlBlockHead, size_bytes=192)
 SECTION = Layout(SectionRecord, size_bytes=16)
 MEMORY_MAP = Layout(MemoryMapRecord, size_bytes=24)
-CLASS_RUN = Layout(ClassRunRecord, size_bytes=24)
 CLONE_IMAGE = Layout(CloneImageRecord, size_bytes=32)
 DUMP_SEAL = Layout(DumpSealRecord, size_bytes=72)

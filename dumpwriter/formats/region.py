@@ -32,6 +32,10 @@ RUNS_MAX = 128
 PLACES_MAX = SLOT_BLOCKS
 WRAPPED_SIZE_BYTES_MAX = 512  # RSA of 4096 bits
 
+SECONDARY_NAME_SIZE_BYTES = 64
+SECONDARY_COUNT_MAX = 32
+SECONDARY_SIZE_BYTES_MAX = 1 << 20  # all secondary data of a dump together
+
 
 class DumpState(IntEnum):
     """How far the writer came. It is told, never trusted: recovery counts the pages itself."""
@@ -41,10 +45,29 @@ class DumpState(IntEnum):
     WRITTEN = 3
 
 
+class DumpEnding(IntEnum):
+    """How the writing ended, where the writer came to say so. It is told, never trusted."""
+
+    NONE = 0
+    THROUGH = 1  # every frame of the plan was tried
+    TIME_BUDGET = 2  # the time budget was over before that
+
+
+class DumpLevel(IntEnum):
+    """What a dump is to hold. A level holds all that the one before it does."""
+
+    AUTOMATIC = 0  # all of memory, as far as the region reaches
+    SMALL = 1  # log, kernel structures, page tables
+    KERNEL = 2  # and the kernel's data
+    ACTIVE = 3  # and the pages of user processes
+    COMPLETE = 4  # and cache and free pages: all of memory
+
+
 class FrameKind(IntEnum):
     META = 1  # payload: metadata records; no pages
     PAGES = 2  # payload: the pages of the runs, in order
     ZEROS = 3  # no payload: every page of the runs is zero
+    SECONDARY = 4  # payload: pieces of secondary data; no pages
 
 
 class SealAlgorithm(IntEnum):
@@ -58,6 +81,16 @@ class MetaKind(IntEnum):
     NOTES = 1  # an ELF PT_NOTE segment: registers of each CPU, VMCOREINFO
     MEMORY_RANGES = 2  # MemoryRangeRecord, one behind the other
     MACHINE = 3  # UTF-8: kind of machine, version of the writer
+    LEVEL = 4  # LevelRecord: what the dump was to hold
+    PAGE_CLASSES = 5  # ClassRunRecord, one behind the other: what each page is worth
+    SECONDARY = 6  # SecondaryRecord, one behind the other: what secondary data there was
+
+
+class SecondaryState(IntEnum):
+    """What the writer found of a blob in the dead machine's memory."""
+
+    WHOLE = 1
+    TORN = 2  # the machine died in the middle of it; it is not in the dump
 
 
 class CauseKind(IntEnum):
@@ -84,7 +117,10 @@ class DumpHeader(NamedTuple):
     frames_written: Annotated[int, "I"]
     frames_failed: Annotated[int, "I"]
     cause_kind: Annotated[int, "I"]
+    dump_level: Annotated[int, "I"]
+    ending: Annotated[int, "I"]
     pages_total: Annotated[int, "Q"]
+    pages_wanted: Annotated[int, "Q"]
     pages_planned: Annotated[int, "Q"]
     pages_written: Annotated[int, "Q"]
     bytes_written: Annotated[int, "Q"]
@@ -157,13 +193,49 @@ class MemoryRangeRecord(NamedTuple):
     length_bytes: Annotated[int, "Q"]
 
 
-DUMP_HEADER = Layout(DumpHeader, size_bytes=388)
+class LevelRecord(NamedTuple):
+    """What the dump was asked to hold."""
+
+    dump_level: Annotated[int, "Q"]
+
+
+class ClassRunRecord(NamedTuple):
+    """Pages of one class. The lower the class, the more the pages are worth."""
+
+    page_class: Annotated[int, "Q"]
+    first_page: Annotated[int, "Q"]
+    page_count: Annotated[int, "Q"]
+
+
+class SecondaryRecord(NamedTuple):
+    """A blob that the machine had registered. What is not of it in a SECONDARY frame is lost."""
+
+    name: Annotated[bytes, "64s"]  # padded with zeros
+    size_bytes: Annotated[int, "I"]
+    state: Annotated[int, "I"]
+    digest: Annotated[bytes, "32s"]  # BLAKE3 of the content
+
+
+class SecondaryPiece(NamedTuple):
+    """The head of one piece of a blob; its content follows, padded to 8 bytes."""
+
+    name: Annotated[bytes, "64s"]  # padded with zeros
+    size_bytes: Annotated[int, "I"]  # of the whole blob
+    offset_bytes: Annotated[int, "I"]
+    length_bytes: Annotated[int, "Q"]
+
+
+DUMP_HEADER = Layout(DumpHeader, size_bytes=404)
 FRAME_HEADER = Layout(FrameHeader, size_bytes=104)
 PLACE = Layout(Place, size_bytes=16)
 PAGE_RUN = Layout(PageRun, size_bytes=16)
 FRAME_SEAL = Layout(FrameSeal, size_bytes=64)
 META_RECORD = Layout(MetaRecord, size_bytes=8)
 MEMORY_RANGE = Layout(MemoryRangeRecord, size_bytes=16)
+LEVEL = Layout(LevelRecord, size_bytes=8)
+CLASS_RUN = Layout(ClassRunRecord, size_bytes=24)
+SECONDARY = Layout(SecondaryRecord, size_bytes=104)
+SECONDARY_PIECE = Layout(SecondaryPiece, size_bytes=80)
 
 assert (
     FRAME_HEADER.size_bytes

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dumpwriter.crash import controlblock, dump
 from dumpwriter.crash.controlblock import ControlBlock
-from dumpwriter.formats.controlblock import ClassRunRecord, MemoryMapRecord
-from dumpwriter.formats.region import MEMORY_RANGE
+from dumpwriter.formats.controlblock import MemoryMapRecord
+from dumpwriter.formats.region import MEMORY_RANGE, ClassRunRecord
 from dumpwriter.formats.runtime import Register
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.memory.physical import NOTES_AREA_BYTES

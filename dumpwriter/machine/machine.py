@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from dumpwriter.memory.source import MemorySource
     from vdisk.extent import ExtentMap
 
+PAGE_LISTS = ("missing", "left_out")  # as long as memory is torn; the report beside the vmcore has them
 MAINTENANCE_SECONDS = 1.0
 FILESYSTEM_BUGCHECK = 0x24
 
@@ -171,7 +172,7 @@ class Machine:
                 f"ghostdump mount --discard-dump {request.image} {request.mountpoint}"
             ) from None
         self._record, report = outcome
-        self.panel.publish(last_recovery={key: value for key, value in report.items() if key != "missing"})
+        self.panel.publish(last_recovery={key: value for key, value in report.items() if key not in PAGE_LISTS})
         self.panel.log(f"recovery: {report['verdict']} {report['reason']} {report['path'] or ''}".rstrip())
 
     def _arm(self) -> None:

@@ -18,6 +18,14 @@ class PageSet:
         self._starts: list[int] = []
         self._ends: list[int] = []
 
+    @classmethod
+    def of(cls, runs: Iterable[PageRun]) -> PageSet:
+        """The pages of disjoint runs."""
+        pages = cls()
+        for run in runs:
+            pages.add(run)
+        return pages
+
     def add(self, run: PageRun) -> bool:
         """Add the pages; False, and nothing added, where one of them is there already."""
         start, end = run.first_page, run.first_page + run.page_count

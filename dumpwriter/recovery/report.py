@@ -27,12 +27,25 @@ CAUSE_NAMES: dict[int, str] = {
 
 def describe_findings(findings: Findings, identity: DumpIdentity) -> dict[str, Any]:
     """The facts of a dump, without what became of its copy."""
+    found = findings.judgement
     return {
-        "verdict": findings.verdict,
-        "reason": findings.reason,
-        "pages_total": findings.pages_total,
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "level": findings.metadata.level.name.lower() if findings.metadata else None,
+        "level_held": found.level_held.name.lower() if found.level_held is not None else None,
+        "pages_total": found.pages_total,
+        "pages_wanted": found.pages_wanted,
         "pages_present": findings.pages_present,
-        "missing": [{"first_page": run.first_page, "page_count": run.page_count} for run in findings.missing],
+        "missing": [run._asdict() for run in found.missing],
+        "left_out": [run._asdict() for run in found.left_out],
+        "classes": [
+            {
+                "name": count.page_class.name.lower(),
+                "pages_total": count.pages_total,
+                "pages_present": count.pages_present,
+            }
+            for count in found.classes
+        ],
         "frames_damaged": findings.frames_damaged,
         "reads_failed": findings.reads_failed,
         "memory_map": "known" if findings.metadata else "lost",
@@ -50,8 +63,10 @@ def describe_nothing(reason: Reason) -> dict[str, Any]:
         "reason": reason,
         "path": None,
         "pages_total": 0,
+        "pages_wanted": 0,
         "pages_present": 0,
         "missing": [],
+        "left_out": [],
         "frames_damaged": 0,
         "reads_failed": 0,
         **UNEXPLAINED,

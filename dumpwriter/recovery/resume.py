@@ -98,7 +98,9 @@ def _must_be_whole(findings: Findings, metadata: Metadata) -> None:
     if findings.header is not None and findings.header.cause_kind != CauseKind.HIBERNATION:
         raise ResumeError("it is the dump of a crash, not of a hibernation")
     if findings.verdict != Verdict.COMPLETE:
-        total, present = findings.pages_total, findings.pages_present
+        total, present = findings.judgement.pages_total, findings.pages_present
         raise ResumeError(f"{findings.reason}; {present} of {total} pages are whole")
+    if findings.judgement.left_out:
+        raise ResumeError("it holds only a part of memory")
     if findings.metadata != metadata:
         raise ResumeError("its two metadata frames say different things")

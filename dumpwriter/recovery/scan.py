@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dumpwriter.crash.dump import header_offsets_bytes
-from dumpwriter.formats.region import PAGE_SIZE_BYTES, SLOT_SIZE_BYTES, FrameKind, PageRun
+from dumpwriter.formats.region import PAGE_SIZE_BYTES, SLOT_SIZE_BYTES, FrameKind
 from dumpwriter.frames import (
     decode_dump_header,
     decode_header,
@@ -19,18 +19,20 @@ from dumpwriter.frames import (
     slot_count,
     slot_offset_bytes,
 )
-from dumpwriter.metadata import decode_metadata, pages_of
+from dumpwriter.metadata import decode_metadata
+from dumpwriter.recovery.judgement import Evidence, judge
 from dumpwriter.recovery.pageset import PageSet
-from dumpwriter.verdict import Reason, Verdict
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.errors import DeviceError, FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dumpwriter.formats.region import DumpHeader
+    from dumpwriter.formats.region import DumpHeader, PageRun
     from dumpwriter.frames import DumpIdentity, Frame
     from dumpwriter.metadata import Metadata
+    from dumpwriter.recovery.judgement import Judgement
+    from dumpwriter.verdict import Reason, Verdict
     from vdisk.blockdevice import BlockDevice
     from vdisk.layers.mapped import Mapped
 
@@ -48,15 +50,20 @@ class PageSink(Protocol):
 class Findings(NamedTuple):
     """What the region holds of one dump. Page runs are ascending and disjoint."""
 
-    verdict: Verdict
-    reason: Reason
+    judgement: Judgement
     header: DumpHeader | None
     metadata: Metadata | None
-    pages_total: int
     present: tuple[PageRun, ...]
-    missing: tuple[PageRun, ...]
     frames_damaged: int
     reads_failed: int  # what could not be read now; another time it may be
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.judgement.verdict
+
+    @property
+    def reason(self) -> Reason:
+        return self.judgement.reason
 
     @property
     def pages_present(self) -> int:
@@ -174,7 +181,6 @@ class _Assembly:
                 self.metadata = decode_metadata(bytes(payload))
             except FormatError:
                 self.frames_damaged += 1  # digested, yet wrong: the writer's memory was broken
-            return
         for run in frame.runs:
             length_bytes = 0 if frame.header.kind == FrameKind.ZEROS else run.page_count * PAGE_SIZE_BYTES
             if self._present.add(run):
@@ -188,36 +194,17 @@ class _Assembly:
             self._sink.data(run.first_page, content)
 
     def findings(self) -> Findings:
-        present = self._present.runs()
-        # Without metadata the memory map is lost, and missing pages are named as if memory had no gaps.
-        expected = pages_of(self.metadata.ranges) if self.metadata else [PageRun(0, self._pages_total)]
-        missing = tuple(self._present.missing_from(expected))
-        total = page_count(expected)
-        verdict, reason = self._judge(page_count(present), total, is_whole=bool(total) and not missing)
+        evidence = Evidence(
+            self._header, self.metadata, self._pages_total, self._present, self.frames_damaged, self.reads_failed
+        )
         return Findings(
-            verdict,
-            reason,
+            judge(evidence),
             self._header,
             self.metadata,
-            total,
-            present,
-            missing,
+            self._present.runs(),
             self.frames_damaged,
             self.reads_failed,
         )
-
-    def _judge(self, present: int, total: int, *, is_whole: bool) -> tuple[Verdict, Reason]:
-        if self.metadata is not None and is_whole:
-            return Verdict.COMPLETE, Reason.WHOLE
-        if not present:
-            begun = self._header is not None and self._header.frames_planned
-            damaged = self.frames_damaged or self.reads_failed or self.metadata is not None
-            return Verdict.NONE, Reason.NO_PAGES if begun or damaged else Reason.NO_DUMP
-        if self.frames_damaged or self.reads_failed:
-            return Verdict.PARTIAL, Reason.FRAMES_LOST
-        if self._header and self._header.pages_planned < total and present == self._header.pages_planned:
-            return Verdict.PARTIAL, Reason.REGION_TOO_SMALL
-        return Verdict.PARTIAL, Reason.CUT
 
 
 def newest_header(region: Mapped, identity: DumpIdentity) -> DumpHeader | None:

@@ -14,8 +14,9 @@ import crc32c
 BOOT_AREA = 8 << 20
 BLOCK = 4096
 SLOT = 65 * BLOCK
-META, PAGES, ZEROS = 1, 2, 3
-NOTES, MEMORY_RANGES = 1, 2
+META, PAGES, ZEROS, SECONDARY = 1, 2, 3, 4
+NOTES, MEMORY_RANGES, LEVEL, PAGE_CLASSES, BLOBS = 1, 2, 4, 5, 6
+LAST_CLASS = {1: 3, 2: 4, 3: 5}  # of the levels that leave pages out
 
 
 class Extent(NamedTuple):
@@ -39,18 +40,21 @@ class Region(NamedTuple):
 
 
 class Dump(NamedTuple):
-    """What could be believed: pages by number, all pages that the memory has (None: not known), the ELF notes."""
+    """What could be believed: pages by number, all pages that the memory has (None: not known), those of them that the
+    level wants, the ELF notes, and the blobs of secondary data."""
 
     pages: dict[int, bytes]
     expected: set[int] | None
+    wanted: set[int]
     notes: bytes
     header_states: tuple[int, ...]
+    blobs: dict[str, bytes]
 
     @property
     def verdict(self) -> str:
         if not self.pages:
             return "NONE"
-        return "COMPLETE" if self.expected == set(self.pages) else "PARTIAL"
+        return "COMPLETE" if self.wanted and self.wanted <= set(self.pages) else "PARTIAL"
 
 
 def find_region(image: bytes) -> Region | None:
@@ -74,7 +78,10 @@ def read_dump(image: bytes, region: Region) -> Dump:
     """Every frame that proves itself. Where a page is in two frames, they must agree."""
     pages: dict[int, bytes] = {}
     expected: set[int] | None = None
+    wanted: set[int] = set()
     notes = b""
+    rows: dict[str, tuple[int, bytes]] = {}
+    pieces: dict[str, dict[int, bytes]] = {}
     for sequence in range((region.size - 2 * BLOCK) // SLOT):
         slot = _read(image, region, BLOCK + sequence * SLOT, SLOT)
         if not _is_frame(slot, region, sequence):
@@ -84,12 +91,17 @@ def read_dump(image: bytes, region: Region) -> Dump:
             records = _metadata(payload)
             notes = records.get(NOTES, b"")
             expected = _pages_of(records.get(MEMORY_RANGES, b""))
+            wanted = _wanted(records, expected)
+            rows = _blob_rows(records.get(BLOBS, b""))
+            continue
+        if kind == SECONDARY:
+            _take_pieces(payload, pieces)
             continue
         for position, page in enumerate(_page_numbers(slot)):
             content = payload[position * BLOCK : (position + 1) * BLOCK] if kind == PAGES else bytes(BLOCK)
             assert pages.setdefault(page, content) == content, f"two frames differ on page {page}"
     states = tuple(_u32(header, 12) for header in _headers(image, region))
-    return Dump(pages, expected, notes, states)
+    return Dump(pages, expected, wanted, notes, states, _blobs(pieces, rows))
 
 
 def _is_boot_record(sector: bytes, offset: int) -> bool:
@@ -118,7 +130,7 @@ def _agrees(slot: bytes, length: int) -> bool:
     kind, runs = _u16(slot, 10), _runs(slot)
     if any(not count for _, count in runs):
         return False
-    if kind == META:
+    if kind in (META, SECONDARY):
         return not runs
     if kind == PAGES:
         return bool(runs) and sum(count for _, count in runs) * BLOCK == length
@@ -152,6 +164,44 @@ def _pages_of(ranges: bytes) -> set[int]:
     return {page for start, length in rows for page in range(start // BLOCK, (start + length) // BLOCK)}
 
 
+def _wanted(records: dict[int, bytes], expected: set[int]) -> set[int]:
+    last = LAST_CLASS.get(_u64(records[LEVEL], 0)) if LEVEL in records else None
+    if last is None:
+        return expected
+    rows = struct.iter_unpack("<QQQ", records.get(PAGE_CLASSES, b""))
+    named = {page for rank, first, count in rows if rank <= last for page in range(first, first + count)}
+    return named & expected
+
+
+def _blob_rows(table: bytes) -> dict[str, tuple[int, bytes]]:
+    """Size and digest of each blob that was whole."""
+    rows = struct.iter_unpack("<64sII32s", table)
+    return {_name(name): (size, digest) for name, size, state, digest in rows if state == 1}
+
+
+def _take_pieces(payload: bytes, pieces: dict[str, dict[int, bytes]]) -> None:
+    position = 0
+    while position + 80 <= len(payload) and payload[position]:
+        name, _, offset, length = struct.unpack_from("<64sIIQ", payload, position)
+        position += 80
+        pieces.setdefault(_name(name), {})[offset] = payload[position : position + length]
+        position += -(-length // 8) * 8
+
+
+def _blobs(pieces: dict[str, dict[int, bytes]], rows: dict[str, tuple[int, bytes]]) -> dict[str, bytes]:
+    """The blobs whose pieces make a whole that has the recorded digest."""
+    whole = {name: b"".join(found[offset] for offset in sorted(found)) for name, found in pieces.items()}
+    return {
+        name: content
+        for name, content in whole.items()
+        if name in rows and rows[name] == (len(content), blake3.blake3(content).digest())
+    }
+
+
+def _name(field: bytes) -> str:
+    return field.rstrip(b"\0").decode("ascii")
+
+
 def _headers(image: bytes, region: Region) -> list[bytes]:
     """The whole copies of the dump header."""
     found = []
@@ -163,8 +213,8 @@ def _headers(image: bytes, region: Region) -> list[bytes]:
             region.generation,
             physical,
         )
-        digest = blake3.blake3(sector[:356] + bytes(32)).digest()
-        if sector[:8] == b"GHOSTDH\0" and _seal_holds(sector) and of_this_dump and digest == sector[356:388]:
+        digest = blake3.blake3(sector[:372] + bytes(32)).digest()
+        if sector[:8] == b"GHOSTDH\0" and _seal_holds(sector) and of_this_dump and digest == sector[372:404]:
             found.append(sector)
     return found
 
