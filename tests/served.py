@@ -24,6 +24,7 @@ from vdisk.mount.operations import Operations
 from vdisk.mount.session import serve
 from vdisk.registers import create_registers
 from vdisk.stack import load_live
+from vdisk.volume import NO_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +73,7 @@ class _Disk:
         with open(image, "xb") as file:
             file.truncate(size_bytes)
         make_filesystem(image, size_bytes, label="test", uuid=str(uuid.uuid4()))
-        self._device = load_live(Controller(create_registers(), ImageFile(open_locked(image)))).device
+        self._device = load_live(Controller(create_registers(), ImageFile(open_locked(image))), NO_KEY).device
         self.filesystem = Ext4Filesystem.open(self._device)
 
     def maintain(self) -> None:

@@ -17,6 +17,7 @@ from dumpwriter.metadata import Metadata, decode_metadata, encode_metadata
 from vdisk import stack
 from vdisk.errors import FormatError
 from vdisk.extent import Extent, ExtentMap
+from vdisk.volume import NO_KEY
 
 BLOCK = ControlBlock(
     identity=DumpIdentity(bytes(range(16)), 7),
@@ -28,7 +29,7 @@ BLOCK = ControlBlock(
     extents=ExtentMap([Extent(0, 4096, 8192), Extent(8192, 1 << 20, 4096)]),
     memory_ranges=(MemoryMapRecord(0, 1 << 24, 0),),
     page_classes=(ClassRunRecord(1, 0, 4096),),
-    images=stack.clone("dump_"),
+    images=stack.clone("dump_", NO_KEY),
 )
 
 

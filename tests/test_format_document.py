@@ -13,15 +13,14 @@ import pytest
 
 from dumpwriter.formats import controlblock, region
 from tests.sources import REPOSITORY
-from vdisk import bootarea
+from vdisk import bootarea, keyslot
 from vdisk.layout import Layout
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 DOCUMENT = (REPOSITORY / "docs" / "FORMAT.md").read_text()
-MODULES = (bootarea, region, controlblock)
-FEATURE_BITS = "IncompatibleFeature"  # has no members in version 1
+MODULES = (bootarea, keyslot, region, controlblock)
 
 
 def defined_in(module: ModuleType) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def layouts() -> dict[str, Layout[Any]]:
 @cache
 def enumerations() -> dict[str, type[Enum]]:
     found = [value for module in MODULES for value in defined_in(module).values() if inspect.isclass(value)]
-    return {kind.__name__: kind for kind in found if issubclass(kind, Enum) and kind.__name__ != FEATURE_BITS}
+    return {kind.__name__: kind for kind in found if issubclass(kind, Enum)}
 
 
 @cache

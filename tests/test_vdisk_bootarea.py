@@ -108,7 +108,7 @@ def test_what_is_no_image_is_told_from_what_is_damaged() -> None:
     grown = MemoryDisk(SIZE_BYTES + 4096 * 1024, bytes(4096 * 1024) + bytes(disk.content))
     with pytest.raises(NotAnImageError, match="cut short or grown"):
         BootArea(grown).read()
-    area.write(area.read()._replace(features_incompatible=1))
+    area.write(area.read()._replace(features_incompatible=2))
     with pytest.raises(FormatError, match="newer"):
         area.read()
     area = fresh_area()[1]

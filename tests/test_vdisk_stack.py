@@ -16,6 +16,7 @@ from vdisk.layers.mapped import Mapped
 from vdisk.layers.write_guard import WriteGuard
 from vdisk.memorydisk import MemoryDisk
 from vdisk.registers import create_registers
+from vdisk.volume import NO_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,19 +31,19 @@ def controller() -> Iterator[Controller]:
 
 
 def test_a_clone_takes_over_a_controller_that_was_left_off(controller: Controller) -> None:
-    live = stack.load_live(controller)
+    live = stack.load_live(controller, NO_KEY)
     live.device.write_from(4096, b"a" * 512)
     controller.order(Order.POWER_OFF)
     with pytest.raises(ControllerError):
         live.device.read(4096, 512)
-    ghost = stack.load_clone(stack.clone("dump_"))
+    ghost = stack.load_clone(stack.clone("dump_", NO_KEY))
     assert controller.mode == Mode.OFF
     assert ghost.attach(controller).read(4096, 512) == b"a" * 512
 
 
 def test_clones_have_an_address_a_size_and_a_digest_and_no_file(controller: Controller) -> None:
-    live = stack.load_live(controller)
-    ghost = stack.load_clone(stack.clone("dump_"))
+    live = stack.load_live(controller, NO_KEY)
+    ghost = stack.load_clone(stack.clone("dump_", NO_KEY))
     assert [module.name for module in ghost.modules] == ["dump_storahci", "dump_diskdump"]
     for original, copy in zip(live.modules, ghost.modules, strict=True):
         assert os.path.exists(original.path)
@@ -55,7 +56,7 @@ def test_clones_have_an_address_a_size_and_a_digest_and_no_file(controller: Cont
 
 
 def test_a_driver_whose_file_is_not_what_was_loaded_is_not_verified(tmp_path: Path) -> None:
-    (image, *_) = stack.clone("dump_")
+    (image, *_) = stack.clone("dump_", NO_KEY)
     file = tmp_path / "storahci.py"
     with open(storahci.__file__) as original:
         file.write_text(original.read())
@@ -66,7 +67,7 @@ def test_a_driver_whose_file_is_not_what_was_loaded_is_not_verified(tmp_path: Pa
 
 
 def test_the_class_driver_refuses_what_leaves_the_disk(controller: Controller) -> None:
-    device = stack.load_live(controller).device
+    device = stack.load_live(controller, NO_KEY).device
     for offset, length in ((-512, 512), (1 << 20, 512), (100, 512), (0, 100)):
         with pytest.raises(ValueError):
             device.write_from(offset, bytes(length))

@@ -5,6 +5,8 @@ puts the old bytes back (docs/DESIGN.md). Layout, in bytes from its start (docs/
 
     0        boot record, copy A      one sector
     4096     boot record, copy B      one sector
+    16 KiB   key slot, copy A         one sector, of an encrypted disk (vdisk/keyslot.py)
+    32 KiB   key slot, copy B         one sector
     64 KiB   extent table, copy A
     1 MiB    extent table, copy B
     2 MiB    three places for a small dump, 2 MiB each
@@ -79,7 +81,9 @@ class RegionKind(IntEnum):
 
 
 class IncompatibleFeature(IntFlag):
-    """Features without which an image must not be touched. Version 1 knows none."""
+    """Features without which an image must not be touched."""
+
+    ENCRYPTED = 1  # all but the first 2 MiB of the boot area is ciphertext; the key slots have its key
 
 
 class BootRecord(NamedTuple):
@@ -131,6 +135,11 @@ class ExtentRecord(NamedTuple):
 BOOT_RECORD = Layout(BootRecord, size_bytes=276)
 SMALL_DUMP = Layout(SmallDumpRecord, size_bytes=32)
 EXTENT = Layout(ExtentRecord, size_bytes=24)
+
+
+def clear_run(disk_size_bytes: int) -> Run:
+    """What an encrypted disk has in the clear: all that is read before there is a key."""
+    return Run(disk_size_bytes - BOOT_AREA_SIZE_BYTES, SMALL_DUMP_OFFSETS_BYTES[0])
 
 
 def new_record(
@@ -297,7 +306,7 @@ class BootArea:
             )
         if record.copy_offset_bytes != offset_bytes:
             return None
-        if record.version != VERSION or record.features_incompatible:
+        if record.version != VERSION or record.features_incompatible & ~sum(IncompatibleFeature):
             raise FormatError(f"image has format version {record.version}: a newer ghostdump wrote it")
         if max(record.sequence, record.boot_count, next_generation(record)) >= COUNT_MAX:
             raise FormatError("boot record has counts that no machine can have reached")

@@ -4,11 +4,13 @@
     ├── UsageError                arguments that make no sense (exit code 2)
     ├── ImageError                the image file cannot be used
     │   ├── ImageInUseError       another process holds its lock
+    │   ├── LockedImageError      it is encrypted, and there is no key or a wrong one
     │   └── NotAnImageError       it is not a ghostdump image, or no longer whole
     ├── FormatError               bytes read from a disk or a file do not parse
     ├── DeviceError               the disk did not do what was asked (also an OSError, errno EIO)
     │   ├── WriteRefusedError     the write guard: a block outside the permitted extents
     │   └── ControllerError       the controller is not in a state to take commands
+    ├── EncryptionError           the cipher failed: nothing may be written in its place
     ├── FilesystemError           the filesystem as a whole cannot be used
     ├── MountError                the mount cannot be made, found or taken down
     ├── ArmingError               a dump could not be promised, so none is
@@ -56,6 +58,10 @@ class ImageInUseError(ImageError):
         self.path = path
 
 
+class LockedImageError(ImageError):
+    """The image is encrypted, and there is no key to it, or a wrong one."""
+
+
 class NotAnImageError(ImageError):
     """The file is not a ghostdump image, or is no longer whole."""
 
@@ -80,6 +86,10 @@ class ControllerError(DeviceError):
     """The controller is not in a state to take commands."""
 
 
+class EncryptionError(GhostdumpError):
+    """The cipher failed. No DeviceError: what goes on without a sector must not go on without encryption."""
+
+
 class FilesystemError(GhostdumpError):
     """The filesystem as a whole cannot be used."""
 
@@ -89,7 +99,7 @@ def naming(path: str) -> Iterator[None]:
     """Say which file it is that is no image, does not parse, or cannot be mounted."""
     try:
         yield
-    except (NotAnImageError, FormatError, FilesystemError) as error:
+    except (NotAnImageError, LockedImageError, FormatError, FilesystemError) as error:
         if path in str(error):
             raise
         raise type(error)(f"{path}: {error}") from None

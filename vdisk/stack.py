@@ -3,6 +3,8 @@
 A clone is the code of a live driver, compiled anew from its source and marshalled: bytecode that runs is specialised in
 place, so the code of the live driver itself is not what was loaded. Whoever holds the image can make the driver from it
 in a fresh interpreter, without a path look-up.
+
+A driver is a module with `attach(lower)`, or `attach(lower, key)` where it is a filter that is started with a key.
 """
 
 from __future__ import annotations
@@ -17,22 +19,36 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import blake3
 
 from vdisk import drivers
+from vdisk.volume import NO_KEY
 
 if TYPE_CHECKING:
     from vdisk.blockdevice import BlockDevice
     from vdisk.controller import Controller
+    from vdisk.secret import Secret
 
-DRIVERS = ("storahci", "diskdump")  # from the controller upwards
 SIGNER_VERIFIED = "verified"
 SIGNER_DIFFERS = "not verified: the file is not what was loaded"
 SIGNER_NO_FILE = "cannot be verified: no file stands behind it"
 
 
+class Drivers(NamedTuple):
+    """The drivers of one kind of volume, by name, from the controller upwards: those that run live, those to clone."""
+
+    live: tuple[str, ...]
+    cloned: tuple[str, ...]
+
+
+PLAIN = Drivers(live=("storahci", "diskdump"), cloned=("storahci", "diskdump"))
+ENCRYPTED = Drivers(live=("storahci", "fve", "diskdump"), cloned=("storahci", "dumpfve", "diskdump"))
+KEYED = ("fve", "dumpfve")
+
+
 class CloneImage(NamedTuple):
-    """The code of one cloned driver, ready to be loaded. `code` is marshalled."""
+    """The code of one cloned driver, ready to be loaded. `code` is marshalled; `key` is what it is started with."""
 
     name: str
     code: bytes
+    key: Secret = NO_KEY
 
 
 class Module(NamedTuple):
@@ -59,31 +75,44 @@ class Stack(NamedTuple):
     modules: tuple[Module, ...]
 
 
-def load_live(controller: Controller) -> Stack:
+def load_live(controller: Controller, key: Secret) -> Stack:
     """Load the drivers from their files and attach them; the port driver initialises the controller."""
     device: object = controller
     rows = []
-    for name in DRIVERS:
+    for name in drivers_of(key).live:
         module = importlib.import_module(f"vdisk.drivers.{name}")
         rows.append(_live_row(name, module))
-        device = module.attach(device)
+        device = _attached(module, device, _key_for(name, key))
     return Stack(cast("BlockDevice", device), tuple(rows))
 
 
-def clone(prefix: str) -> tuple[CloneImage, ...]:
+def clone(prefix: str, key: Secret) -> tuple[CloneImage, ...]:
     """The images of all drivers under a prefix (`dump_`, `hiber_`), from the controller upwards."""
-    return tuple(CloneImage(prefix + name, _compiled(name)) for name in DRIVERS)
+    return tuple(CloneImage(prefix + name, _compiled(name), _key_for(name, key)) for name in drivers_of(key).cloned)
+
+
+def drivers_of(key: Secret) -> Drivers:
+    return ENCRYPTED if key else PLAIN
+
+
+def _key_for(name: str, key: Secret) -> Secret:
+    """No driver is given a key that it has no use for."""
+    return key if name in KEYED else NO_KEY
+
+
+def _attached(module: types.ModuleType, lower: object, key: Secret) -> object:
+    return module.attach(lower, key) if key else module.attach(lower)
 
 
 def load_clone(images: tuple[CloneImage, ...]) -> Clone:
     """Make drivers of checked images; no disk is touched. The images must be trusted: they are code."""
     loaded = []
-    for name, code in images:
-        module = types.ModuleType(name)
-        exec(marshal.loads(code), module.__dict__)  # noqa: S102, S302 - sealed and digested by the caller
+    for image in images:
+        module = types.ModuleType(image.name)
+        exec(marshal.loads(image.code), module.__dict__)  # noqa: S102, S302 - sealed and digested by the caller
         loaded.append(module)
     rows = [_clone_row(image, module) for image, module in zip(images, loaded, strict=True)]
-    return Clone(tuple(loaded), tuple(rows))
+    return Clone(tuple(loaded), tuple(rows), tuple(image.key for image in images))
 
 
 class Clone(NamedTuple):
@@ -91,12 +120,19 @@ class Clone(NamedTuple):
 
     loaded: tuple[types.ModuleType, ...]
     modules: tuple[Module, ...]
+    keys: tuple[Secret, ...]
+
+    def set_aside(self) -> None:
+        """Let each driver that has `set_aside` make what this thread will need. To be called before confinement."""
+        for module in self.loaded:
+            if hasattr(module, "set_aside"):
+                module.set_aside()
 
     def attach(self, controller: Controller) -> BlockDevice:
         """Take the controller over, in whatever state it is. Raises `ControllerError` where it cannot be woken."""
         device: object = controller
-        for module in self.loaded:
-            device = module.attach(device)
+        for module, key in zip(self.loaded, self.keys, strict=True):
+            device = _attached(module, device, key)
         return cast("BlockDevice", device)
 
 

@@ -51,6 +51,8 @@ def _create(commands: Any) -> None:
         "--region", metavar="KIND", help="dedicated: a file for dumps alone, the default; pagefile: the page file"
     )
     command.add_argument("--recipe", metavar="FILE", help="a recipe of sizes, fragmentation and files (images/*.toml)")
+    command.add_argument("--encrypt", action="store_true", help="encrypt the whole volume; asks for a passphrase")
+    _key_file(command)
 
 
 def _mount(commands: Any) -> None:
@@ -58,6 +60,7 @@ def _mount(commands: Any) -> None:
     command.add_argument("image")
     command.add_argument("mountpoint", help="an empty directory")
     command.add_argument("--memory-image", metavar="FILE", help="memory from a raw file or an ELF core")
+    _key_file(command)
     command.add_argument("--allow-other", action="store_true", help="let other users into the mount")
     command.add_argument("--discard-dump", action="store_true", help="give up a dump that is still in the region")
     command.add_argument("--dump-key", metavar="FILE", help="seal the dump for this public key (PEM: X25519 or RSA)")
@@ -117,6 +120,7 @@ def _recover(commands: Any) -> None:
     command = _command(commands, "recover", "recover", "run", "take the dump out of an image that is not mounted")
     command.add_argument("image")
     command.add_argument("--output", metavar="DIR", required=True, help="where the numbered directory goes")
+    _key_file(command)
     _retention(command)
     _json(command)
 
@@ -124,12 +128,14 @@ def _recover(commands: Any) -> None:
 def _inspect(commands: Any) -> None:
     command = _command(commands, "inspect", "show", "inspect", "what an image's boot area and region hold")
     command.add_argument("image")
+    _key_file(command)
     _json(command)
 
 
 def _verify(commands: Any) -> None:
     command = _command(commands, "verify", "recover", "verify", "check every frame of the dump, and copy nothing")
     command.add_argument("image")
+    _key_file(command)
     _json(command)
 
 
@@ -146,6 +152,10 @@ def _retention(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--min-free", type=_typed(parse_size), default=0, metavar="SIZE", help="leave at least so much room"
     )
+
+
+def _key_file(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--key-file", metavar="FILE", help="a file whose bytes unlock an encrypted image")
 
 
 def _json(command: argparse.ArgumentParser) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dumpwriter.cli.keys import new_secret
 from dumpwriter.machine.creation import create_disk
 from dumpwriter.machine.recipe import Recipe, read_recipe, region_kind_named
 from dumpwriter.sizes import format_count, format_size
 from vdisk.bootarea import RegionKind
 from vdisk.errors import UsageError
+from vdisk.volume import NO_KEY
 
 if TYPE_CHECKING:
     import argparse
@@ -18,7 +20,9 @@ PLACES = {RegionKind.DEDICATED: "dump region", RegionKind.PAGEFILE: "page file"}
 
 def run(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments)
-    extents = create_disk(arguments.image, recipe)
+    if arguments.key_file and not arguments.encrypt:
+        raise UsageError("--key-file is of use with --encrypt alone")
+    extents = create_disk(arguments.image, recipe, new_secret(arguments) if arguments.encrypt else NO_KEY)
     print(
         f"{arguments.image}: {format_size(recipe.size_bytes)}, "
         f"{PLACES[recipe.region_kind]} {format_size(extents.size_bytes)} in "

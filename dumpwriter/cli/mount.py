@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -12,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from dumpwriter import runtime
+from dumpwriter.cli.keys import volume_key
 from dumpwriter.cli.progress import progress_bar, watch_standby
 from dumpwriter.cli.show import describe_recovery, print_json
 from dumpwriter.formats.runtime import MachineState, Register
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import argparse
 
     from dumpwriter.runtime import RuntimeFile
+    from vdisk.secret import Secret
 
 POLL_SECONDS = 0.05
 END_SECONDS = 60.0
@@ -43,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         "min_free_bytes": arguments.min_free,
         "dump_key": os.path.abspath(arguments.dump_key) if arguments.dump_key else None,
     }
-    process, announcement = start_machine(request, in_background=not arguments.foreground)
+    process, announcement = start_machine(request, volume_key(arguments), in_background=not arguments.foreground)
     try:
         facts = _wait_until_up(process, announcement, mountpoint, arguments.image)
     except BaseException:
@@ -54,19 +57,22 @@ def run(arguments: argparse.Namespace) -> int:
     return _stay(process) if arguments.foreground else 0
 
 
-def start_machine(request: dict[str, Any], *, in_background: bool) -> tuple[subprocess.Popen[bytes], int]:
-    """The machine's process, and a pipe on which it says how its boot went."""
+def start_machine(request: dict[str, Any], key: Secret, *, in_background: bool) -> tuple[subprocess.Popen[bytes], int]:
+    """The machine's process, and a pipe on which it says how its boot went. Its key goes through its standard input."""
     ours, theirs = os.pipe()
     try:
         process = subprocess.Popen(
             [sys.executable, "-I", "-m", "dumpwriter.machine.daemon", json.dumps(request), str(theirs)],
             pass_fds=[theirs],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             cwd="/",
             start_new_session=in_background,
         )
     finally:
         os.close(theirs)
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # what ended it is told on the other pipe
+        process.stdin.write(key)
     return process, ours
 
 

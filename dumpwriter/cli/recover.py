@@ -6,6 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from dumpwriter.cli.keys import volume_key
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import describe_recovery, print_json
 from dumpwriter.recovery.crashstore import HostStore
@@ -19,16 +20,18 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     retention = Retention(arguments.keep, arguments.min_free)
+    key = volume_key(arguments)
     with progress_bar("recover") as show, contextlib.closing(HostStore(arguments.output)) as store:
-        report = recover_image(arguments.image, store, retention, show)
+        report = recover_image(arguments.image, store, retention, show, key)
     if not arguments.json and report["verdict"] != Verdict.NONE and not os.access(arguments.image, os.W_OK):
         print(f"{arguments.image} is read-only: the dump in it is not marked as taken")
     return _tell(report, as_json=arguments.json)
 
 
 def verify(arguments: argparse.Namespace) -> int:
+    key = volume_key(arguments)
     with progress_bar("verify") as show:
-        report = verify_image(arguments.image, show)
+        report = verify_image(arguments.image, show, key)
     return _tell(report, as_json=arguments.json)
 
 

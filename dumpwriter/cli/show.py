@@ -7,12 +7,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from dumpwriter import runtime
+from dumpwriter.cli.keys import volume_key
 from dumpwriter.machine.status import describe
 from dumpwriter.recovery.offline import describe_image, recorded_extents
 from dumpwriter.recovery.report import describe_extents
 from dumpwriter.sizes import format_count, format_size
 from vdisk.errors import FormatError, MountError
 from vdisk.mount import mountinfo
+from vdisk.volume import NO_KEY
 
 if TYPE_CHECKING:
     import argparse
@@ -64,7 +66,8 @@ def extents(arguments: argparse.Namespace) -> int:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
-    facts = describe_image(arguments.image)
+    key = volume_key(arguments) if arguments.key_file else NO_KEY
+    facts = describe_image(arguments.image, key)
     if arguments.json:
         print_json(facts)
     else:
@@ -124,12 +127,15 @@ def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("image", facts["image"]),
         ("disk", f"{format_size(facts['disk_size_bytes'])}, id {facts['disk_id']}"),
         ("memory", format_size(facts["memory_bytes"])),
+        ("encrypted", "yes" if facts["encrypted"] else "no"),
         ("boots", f"{facts['boot_count']}, the last one reached: {facts['boot_stage']}"),
         ("region", f"{facts['region_state']}, generation {facts['generation']}"),
     ]
     if facts["region"]:
         region = facts["region"]
         rows.append(("", f"{format_size(region['size_bytes'])} in {format_count(len(region['extents']), 'extent')}"))
+    if facts["encrypted"] and not facts["dump"]:
+        rows.append(("dump", "its header is read with --key-file"))
     if facts["dump"] and facts["dump"]["bugcheck"]:
         dump = facts["dump"]
         rows.append(("dump", f"{dump['cause']} {dump['bugcheck']['code']:#x} at {dump['times']['crash']}"))

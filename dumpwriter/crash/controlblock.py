@@ -20,6 +20,7 @@ from dumpwriter.formats.controlblock import (
     SECTION,
     SECTION_COUNT_MAX,
     VERSION,
+    VOLUME_KEY,
     CloneImageRecord,
     ControlBlockHead,
     DumpSealRecord,
@@ -27,6 +28,7 @@ from dumpwriter.formats.controlblock import (
     Purpose,
     SectionKind,
     SectionRecord,
+    VolumeKeyRecord,
 )
 from dumpwriter.formats.region import CLASS_RUN, ClassRunRecord, DumpLevel, SealAlgorithm
 from dumpwriter.frames import DumpIdentity
@@ -34,7 +36,9 @@ from dumpwriter.sealing import DumpSeal, SecretKey
 from vdisk.bootarea import EXTENT, ExtentRecord
 from vdisk.errors import FormatError
 from vdisk.extent import Extent, ExtentMap
+from vdisk.secret import Secret
 from vdisk.stack import CloneImage
+from vdisk.volume import NO_KEY
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -98,6 +102,7 @@ def _sections(block: ControlBlock) -> list[tuple[SectionKind, bytes]]:
         (SectionKind.PAGE_CLASSES, CLASS_RUN.pack_table(block.page_classes)),
         *((SectionKind.CLONE_IMAGE, _encode_image(image)) for image in block.images),
         *((SectionKind.DUMP_SEAL, _encode_seal(seal)) for seal in (block.seal,) if seal),
+        *((SectionKind.VOLUME_KEY, _encode_key(image)) for image in block.images if image.key),
     ]
 
 
@@ -107,6 +112,10 @@ def _encode_image(image: CloneImage) -> bytes:
 
 def _encode_seal(seal: DumpSeal) -> bytes:
     return DUMP_SEAL.pack(DumpSealRecord(seal.key, seal.fingerprint, seal.algorithm)) + seal.wrapped
+
+
+def _encode_key(image: CloneImage) -> bytes:
+    return VOLUME_KEY.pack(VolumeKeyRecord(image.name.encode(), image.key))
 
 
 def _head_block(head: ControlBlockHead) -> bytes:
@@ -133,11 +142,11 @@ def decode(content: Buffer) -> ControlBlock:
         disk_size_bytes=head.disk_size_bytes,
         memory_size_bytes=head.memory_size_bytes,
         writer_threads=head.writer_threads,
-        machine=head.machine.rstrip(b"\0").decode(errors="replace"),
+        machine=_text(head.machine),
         extents=ExtentMap(Extent(*row) for row in _rows(EXTENT, contents, SectionKind.EXTENTS)),
         memory_ranges=tuple(_rows(MEMORY_MAP, contents, SectionKind.MEMORY_MAP)),
         page_classes=tuple(_rows(CLASS_RUN, contents, SectionKind.PAGE_CLASSES)),
-        images=tuple(_decode_image(content) for content in contents[SectionKind.CLONE_IMAGE]),
+        images=_decode_images(contents[SectionKind.CLONE_IMAGE], contents[SectionKind.VOLUME_KEY]),
         seal=next(map(_decode_seal, contents[SectionKind.DUMP_SEAL]), None),
         purpose=_purpose(head.purpose),
         level=DumpLevel(head.dump_level),
@@ -169,9 +178,22 @@ def _rows(layout: Layout[Record], contents: dict[int, list[memoryview]], kind: S
     return layout.unpack_table(table, 0, table.nbytes // layout.size_bytes)
 
 
-def _decode_image(content: memoryview) -> CloneImage:
-    (name,) = CLONE_IMAGE.unpack_from(content)
-    return CloneImage(name.rstrip(b"\0").decode(), bytes(content[CLONE_IMAGE.size_bytes :]))
+def _decode_images(images: list[memoryview], keys: list[memoryview]) -> tuple[CloneImage, ...]:
+    rows = [VOLUME_KEY.unpack_from(content) for content in keys]
+    key_by_driver = {_text(row.driver): Secret(row.key) for row in rows}
+    decoded = tuple(_decode_image(content, key_by_driver) for content in images)
+    if key_by_driver.keys() - {image.name for image in decoded}:
+        raise FormatError("dump control block: a key for a driver that it does not have")
+    return decoded
+
+
+def _decode_image(content: memoryview, key_by_driver: dict[str, Secret]) -> CloneImage:
+    name = _text(CLONE_IMAGE.unpack_from(content).name)
+    return CloneImage(name, bytes(content[CLONE_IMAGE.size_bytes :]), key_by_driver.get(name, NO_KEY))
+
+
+def _text(field: bytes) -> str:
+    return field.rstrip(b"\0").decode(errors="replace")
 
 
 def _decode_seal(content: memoryview) -> DumpSeal:

@@ -94,10 +94,12 @@ async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
     block = controlblock.unseal(handles.control_block)
     threads = WriterThreads(block.writer_threads)
     image = ImageFile(handles.image)
+    clone = stack.load_clone(block.images)
+    await threads.run(lambda _: clone.set_aside())
     ready: dict[str, Any] = {
         "start": process_start(os.getpid()),
         "memory_locked": _lock_memory(),
-        "modules": [module._asdict() for module in stack.load_clone(block.images).modules],
+        "modules": [module._asdict() for module in clone.modules],
     }
     null = os.open(os.devnull, os.O_RDWR)
     meter = os.open("/proc/self/statm", os.O_RDONLY)

@@ -33,6 +33,7 @@ class SectionKind(IntEnum):
     PAGE_CLASSES = 3  # ClassRunRecord, as in the region
     CLONE_IMAGE = 4  # CloneImageRecord, then the code; one section a driver, from the controller upwards
     DUMP_SEAL = 5  # DumpSealRecord, then the wrapped key; only where the dump is to be sealed
+    VOLUME_KEY = 6  # VolumeKeyRecord; only where the volume is encrypted
 
 
 class ControlBlockHead(NamedTuple):
@@ -84,8 +85,16 @@ class DumpSealRecord(NamedTuple):
     algorithm: Annotated[int, "Q"]
 
 
+class VolumeKeyRecord(NamedTuple):
+    """The key that one of the cloned drivers is started with. It is nowhere but here and in the drivers themselves."""
+
+    driver: Annotated[bytes, "32s"]
+    key: Annotated[bytes, "64s"]
+
+
 CONTROL_BLOCK_HEAD = Layout(ControlBlockHead, size_bytes=192)
 SECTION = Layout(SectionRecord, size_bytes=16)
 MEMORY_MAP = Layout(MemoryMapRecord, size_bytes=24)
 CLONE_IMAGE = Layout(CloneImageRecord, size_bytes=32)
 DUMP_SEAL = Layout(DumpSealRecord, size_bytes=72)
+VOLUME_KEY = Layout(VolumeKeyRecord, size_bytes=96)

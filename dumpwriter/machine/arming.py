@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vdisk.bootarea import BootRecord
     from vdisk.extent import ExtentMap
     from vdisk.imagefile import ImageFile
+    from vdisk.secret import Secret
 
 WRITER_THREADS = 4
 RANGE_COUNT_MAX = (META_SIZE_BYTES_MAX - NOTES_AREA_BYTES - BLOCK_SIZE_BYTES) // MEMORY_RANGE.size_bytes
@@ -71,7 +72,7 @@ def record_region(image: ImageFile, disk: BlockDevice, record: BootRecord, exten
 
 
 def make_control_block(
-    record: BootRecord, extents: ExtentMap, source: MemorySource, seal: DumpSeal | None
+    record: BootRecord, extents: ExtentMap, source: MemorySource, volume_key: Secret, seal: DumpSeal | None
 ) -> ControlBlock:
     """Raises `ArmingError` where the memory has more ranges than a dump's metadata can name."""
     if len(source.memory.ranges) > RANGE_COUNT_MAX:
@@ -86,7 +87,7 @@ def make_control_block(
         extents=extents,
         memory_ranges=tuple(MemoryMapRecord(*memory_range) for memory_range in source.memory.ranges),
         page_classes=tuple(ClassRunRecord(*run) for run in source.page_classes()),
-        images=stack.clone("dump_"),
+        images=stack.clone("dump_", volume_key),
         seal=seal,
     )
 

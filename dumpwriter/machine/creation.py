@@ -15,19 +15,23 @@ from dumpwriter.machine.regionfile import ROOT, RegionFile
 from dumpwriter.sizes import format_size
 from vdisk import stack
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
-from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootArea, new_record
+from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootArea, IncompatibleFeature, new_record
 from vdisk.controller import Controller
 from vdisk.errors import ImageError, UsageError
 from vdisk.ext4.filesystem import Ext4Filesystem
-from vdisk.ext4.mkfs import make_filesystem
+from vdisk.ext4.mkfs import format_device
 from vdisk.imagefile import ImageFile, open_locked
+from vdisk.keyslot import KeySlots, new_volume_key, wrap
 from vdisk.registers import create_registers
+from vdisk.volume import NO_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dumpwriter.machine.recipe import Recipe, RecipeFile
+    from vdisk.blockdevice import BlockDevice
     from vdisk.extent import ExtentMap
+    from vdisk.secret import Secret
 
 LABEL = "ghostdump"
 DISK_SIZE_BYTES_MAX = 16 << 40  # what a file can be on the filesystems that hosts have
@@ -40,16 +44,16 @@ BRICKS_PER_HOLE = 3
 HOLES_SPARE_BYTES = 1 << 20  # extent blocks and directories want to live too
 
 
-def create_disk(path: str, recipe: Recipe) -> ExtentMap:
+def create_disk(path: str, recipe: Recipe, secret: Secret = NO_KEY) -> ExtentMap:
     """Make the image file at `path`, which must not exist; the region's extents. Nothing is left behind by a failure.
 
+    With a secret, the disk is encrypted under a new volume key that whoever has the secret can unwrap.
     The image is sparse and may be larger than what the host has free; its region may not: it is to be reserved.
     Raises `UsageError` for sizes that make no sense, `ImageError` where the host cannot hold the file.
     """
     check_sizes(recipe)
-    path = os.path.abspath(path)  # mke2fs would take a name that begins with a dash for an option
+    path = os.path.abspath(path)
     check_host_space(path, recipe)
-    disk_id = uuid.uuid4()
     with contextlib.ExitStack() as undo:
         with _undisturbed():  # between the file and the promise to remove it, no interrupt comes
             descriptor = _open_new(path)
@@ -57,8 +61,7 @@ def create_disk(path: str, recipe: Recipe) -> ExtentMap:
         try:
             with os.fdopen(descriptor, "rb+", buffering=0) as file:
                 _grow(file.fileno(), path, recipe.size_bytes)
-                _format(file.fileno(), recipe, disk_id)
-            extents = _furnish(path, recipe, disk_id)
+            extents = _furnish(path, recipe, secret)
         except OSError as error:
             raise ImageError(f"cannot make {path}: {error.strerror or error}") from None
         undo.pop_all()
@@ -126,19 +129,15 @@ def _grow(descriptor: int, path: str, size_bytes: int) -> None:
         ) from None
 
 
-def _format(descriptor: int, recipe: Recipe, disk_id: uuid.UUID) -> None:
-    """By the descriptor and not by the name: an mke2fs that outlives us would make a removed file anew."""
-    place = f"/proc/{os.getpid()}/fd/{descriptor}"
-    make_filesystem(place, recipe.size_bytes - BOOT_AREA_SIZE_BYTES, label=LABEL, uuid=str(disk_id))
-
-
-def _furnish(path: str, recipe: Recipe, disk_id: uuid.UUID) -> ExtentMap:
+def _furnish(path: str, recipe: Recipe, secret: Secret) -> ExtentMap:
+    key = new_volume_key() if secret else NO_KEY
     descriptor = open_locked(path)
     registers = create_registers()
     try:
-        device = stack.load_live(Controller(registers, ImageFile(descriptor))).device
-        record = new_record(disk_id.bytes, recipe.size_bytes, recipe.memory_size_bytes, recipe.region_kind)
-        BootArea(device).write(record)
+        device = stack.load_live(Controller(registers, ImageFile(descriptor)), key).device
+        disk_id = uuid.uuid4()
+        _write_boot_area(device, recipe, disk_id, key, secret)
+        format_device(device, recipe.size_bytes - BOOT_AREA_SIZE_BYTES, label=LABEL, uuid=str(disk_id))
         filesystem = Ext4Filesystem.open(device)
         try:
             extents = _make_region(filesystem, recipe)
@@ -151,6 +150,14 @@ def _furnish(path: str, recipe: Recipe, disk_id: uuid.UUID) -> ExtentMap:
         os.close(registers)
         os.close(descriptor)
     return extents
+
+
+def _write_boot_area(device: BlockDevice, recipe: Recipe, disk_id: uuid.UUID, key: Secret, secret: Secret) -> None:
+    record = new_record(disk_id.bytes, recipe.size_bytes, recipe.memory_size_bytes, recipe.region_kind)
+    if key:
+        KeySlots(device).write(wrap(key, secret, disk_id.bytes))
+        record = record._replace(features_incompatible=IncompatibleFeature.ENCRYPTED)
+    BootArea(device).write(record)
 
 
 def _make_region(filesystem: Ext4Filesystem, recipe: Recipe) -> ExtentMap:

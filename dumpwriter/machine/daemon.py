@@ -2,6 +2,7 @@
 
     python -m dumpwriter.machine.daemon '{"image": "/…", "mountpoint": "/…"}' FD      FD: where the line goes
 
+The key of an encrypted volume comes on standard input: it must stand neither in an argument nor in the environment.
 The line is `{"facts": {…}}` when the mount is usable, or `{"error": "…", "kind": "…", "exit_code": N}`. SIGTERM, SIGINT
 and SIGHUP are the power button: a clean shutdown, or the end of the boot.
 """
@@ -20,6 +21,7 @@ import trio
 from dumpwriter.machine.machine import Machine, MountRequest
 from vdisk.errors import GhostdumpError
 from vdisk.mount.groups import ungrouped
+from vdisk.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +31,7 @@ def main() -> None:
     request = MountRequest(**json.loads(sys.argv[1]))
     announce_fd = int(sys.argv[2])
     os.set_inheritable(announce_fd, False)
+    volume_key = Secret(sys.stdin.buffer.read())
 
     def announce(facts: dict[str, object]) -> None:
         with os.fdopen(announce_fd, "w") as pipe:
@@ -36,22 +39,22 @@ def main() -> None:
         _let_go_of_terminal()
 
     try:
-        run_machine(request, announce)
+        run_machine(request, volume_key, announce)
     except GhostdumpError as error:
         with contextlib.suppress(OSError), os.fdopen(announce_fd, "w") as pipe:
             json.dump({"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}, pipe)
         sys.exit(error.exit_code)
 
 
-def run_machine(request: MountRequest, announce: Callable[[dict[str, object]], None]) -> None:
+def run_machine(request: MountRequest, volume_key: Secret, announce: Callable[[dict[str, object]], None]) -> None:
     """Run one machine until it is unmounted. Raises `GhostdumpError` where it cannot boot."""
-    trio.run(_run, request, announce)
+    trio.run(_run, request, volume_key, announce)
 
 
-async def _run(request: MountRequest, announce: Callable[[dict[str, object]], None]) -> None:
+async def _run(request: MountRequest, volume_key: Secret, announce: Callable[[dict[str, object]], None]) -> None:
     with ungrouped(), contextlib.ExitStack() as resources, trio.CancelScope() as boot:
         token = trio.lowlevel.current_trio_token()
-        machine = Machine(request, resources)
+        machine = Machine(request, resources, volume_key)
 
         def press(*_: object) -> None:
             machine.press_power_button()

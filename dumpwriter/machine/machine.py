@@ -46,12 +46,14 @@ from vdisk.mount.control import ControlFile
 from vdisk.mount.operations import Operations
 from vdisk.mount.session import serve
 from vdisk.registers import create_registers
+from vdisk.volume import check_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dumpwriter.memory.source import MemorySource
     from vdisk.extent import ExtentMap
+    from vdisk.secret import Secret
 
 PAGE_LISTS = ("missing", "left_out")  # as long as memory is torn; the report beside the vmcore has them
 MAINTENANCE_SECONDS = 1.0
@@ -74,11 +76,12 @@ class MountRequest(NamedTuple):
 class Machine:
     """One run of a machine, from power on to power off. Every resource that it holds is in `resources`."""
 
-    def __init__(self, request: MountRequest, resources: contextlib.ExitStack) -> None:
+    def __init__(self, request: MountRequest, resources: contextlib.ExitStack, volume_key: Secret) -> None:
         """Power on. Raises `GhostdumpError` where there is no disk to boot from, or no place to mount it."""
         check_mountpoint(request.mountpoint)
         self._public_key = load_public_key(request.dump_key) if request.dump_key else None
         self.request = request
+        self._volume_key = volume_key
         self._resources = resources
         self._stop = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
@@ -90,6 +93,7 @@ class Machine:
         self._image = ImageFile(lock)
         with naming(request.image):
             self._last_record = self._record = BootArea(self._image).read()
+            check_key(self._record, volume_key)
         self._registers = create_registers()
         resources.callback(os.close, self._registers)
         self._runtime = runtime.create(request.mountpoint)
@@ -98,6 +102,7 @@ class Machine:
             self._runtime,
             image=request.image,
             mountpoint=request.mountpoint,
+            encrypted=bool(volume_key),
             sealed_for=fingerprint(self._public_key).hex() if self._public_key else None,
         )
 
@@ -138,7 +143,7 @@ class Machine:
         return source
 
     def _load_drivers(self) -> None:
-        self._live = stack.load_live(Controller(self._registers, self._image))
+        self._live = stack.load_live(Controller(self._registers, self._image), self._volume_key)
         self.panel.publish(drivers=[module._asdict() for module in self._live.modules])
         self._area = BootArea(self._live.device)
         self._record = self._record._replace(boot_count=self._record.boot_count + 1)
@@ -190,7 +195,7 @@ class Machine:
             warning=_warning(extents.size_bytes, wanted_bytes),
         )
         seal = new_seal(self._public_key) if self._public_key else None
-        block = arming.make_control_block(self._record, extents, self._source, seal)
+        block = arming.make_control_block(self._record, extents, self._source, self._volume_key, seal)
         hardware = Hardware(self._image, self._registers, self._source, self._runtime)
         self._standbys = Standbys(hardware, block)
         self._armed()

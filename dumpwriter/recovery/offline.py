@@ -20,6 +20,7 @@ from vdisk.errors import FormatError, GhostdumpError, NotAnImageError, naming
 from vdisk.imagefile import ImageFile, open_locked, open_unlocked
 from vdisk.layers.mapped import Mapped
 from vdisk.registers import create_registers
+from vdisk.volume import NO_KEY, is_encrypted, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dumpwriter.recovery.scan import Findings
     from vdisk.blockdevice import BlockDevice
     from vdisk.extent import ExtentMap
+    from vdisk.secret import Secret
 
 # What the boot record alone rules out. What is not in the table may be a dump.
 REASONS_BY_STATE = {
@@ -66,32 +68,41 @@ def identity_of(record: BootRecord) -> DumpIdentity:
 
 
 @contextlib.contextmanager
-def opened_device(descriptor: int) -> Iterator[BlockDevice]:
-    """A driver stack on an open image, which is closed at the end."""
+def opened_device(descriptor: int, key: Secret = NO_KEY) -> Iterator[BlockDevice]:
+    """A driver stack on an open image, which is closed at the end.
+
+    Without its key, an encrypted image gives ciphertext, but for the boot record, the extents and the key slots.
+    """
     registers = create_registers()
     try:
-        yield stack.load_live(Controller(registers, ImageFile(descriptor))).device
+        yield stack.load_live(Controller(registers, ImageFile(descriptor)), key).device
     finally:
         os.close(registers)
         os.close(descriptor)
 
 
 @contextlib.contextmanager
-def opened_disk(descriptor: int) -> Iterator[OfflineDisk]:
+def opened_disk(descriptor: int, key: Secret = NO_KEY) -> Iterator[OfflineDisk]:
     """The same with its boot record. Raises `NotAnImageError`, `FormatError`."""
-    with opened_device(descriptor) as device:
+    with opened_device(descriptor, key) as device:
         area = BootArea(device)
         yield OfflineDisk(device, area, area.read())
 
 
+def unlock_image(path: str, ask: Callable[[], Secret]) -> Secret:
+    """The volume key of an image, whoever uses it; `NO_KEY` for a plain one. See `vdisk.volume.key_of`."""
+    with naming(path), opened_device(open_unlocked(path)) as device:
+        return key_of(device, ask)
+
+
 def recover_image(
-    path: str, store: CrashStore, retention: Retention, progress: Callable[[int, int], None]
+    path: str, store: CrashStore, retention: Retention, progress: Callable[[int, int], None], key: Secret = NO_KEY
 ) -> dict[str, Any]:
     """Copy the dump of an image out and mark the region, durably and in this order. The report says what was found.
 
     Where the boot area cannot tell where the dump is, the whole image is searched for it; nothing is marked then.
     """
-    with naming(path), opened_device(open_locked(path, read_only=not os.access(path, os.W_OK))) as device:
+    with naming(path), opened_device(_open_for_recovery(path), key) as device:
         try:
             area = BootArea(device)
             record = area.read()
@@ -105,6 +116,10 @@ def recover_image(
         if may_be_marked(extraction.findings) and os.access(path, os.W_OK):
             area.write(record._replace(region_state=RegionState.TAKEN))
         return extraction.report
+
+
+def _open_for_recovery(path: str) -> int:
+    return open_locked(path, read_only=not os.access(path, os.W_OK))
 
 
 def _recover_carved(
@@ -122,9 +137,9 @@ def _recover_carved(
     return extract(CarvedSource(device, *carved), store, retention, progress).report | {"carved": str(damage)}
 
 
-def verify_image(path: str, progress: Callable[[int, int], None]) -> dict[str, Any]:
+def verify_image(path: str, progress: Callable[[int, int], None], key: Secret = NO_KEY) -> dict[str, Any]:
     """Check every frame and copy nothing."""
-    with naming(path), opened_disk(open_locked(path, read_only=True)) as disk:
+    with naming(path), opened_disk(open_locked(path, read_only=True), key) as disk:
         reason = reason_for_none(disk.record)
         if reason is not None and reason != Reason.ALREADY_TAKEN:
             return describe_nothing(reason)
@@ -132,16 +147,21 @@ def verify_image(path: str, progress: Callable[[int, int], None]) -> dict[str, A
         return describe_findings(findings, identity_of(disk.record))
 
 
-def describe_image(path: str) -> dict[str, Any]:
-    """What boot record and headers say, with no frame read: quick, also beside a machine that runs."""
-    with naming(path), opened_disk(open_unlocked(path)) as disk:
+def describe_image(path: str, key: Secret = NO_KEY) -> dict[str, Any]:
+    """What boot record and headers say, with no frame read: quick, also beside a machine that runs.
+
+    Without the key of an encrypted image, what its region holds is not told.
+    """
+    with naming(path), opened_disk(open_unlocked(path), key) as disk:
         record = disk.record
+        is_readable = bool(key) or not is_encrypted(record)
         facts: dict[str, Any] = {
             "image": os.path.abspath(path),
             "disk_id": record.disk_id.hex(),
             "disk_size_bytes": record.disk_size_bytes,
             "filesystem_size_bytes": record.filesystem_size_bytes,
             "memory_bytes": record.memory_size_bytes,
+            "encrypted": is_encrypted(record),
             "boot_count": record.boot_count,
             "boot_stage": BootStage(record.boot_stage).label,
             "region_state": RegionState(record.region_state).name.lower(),
@@ -153,7 +173,7 @@ def describe_image(path: str) -> dict[str, Any]:
         if record.region_state != RegionState.NONE:
             extents = disk.area.read_extents(record)
             facts["region"] = {"size_bytes": extents.size_bytes, "extents": describe_extents(extents)}
-            facts["dump"] = _describe_dump(disk, extents)
+            facts["dump"] = _describe_dump(disk, extents) if is_readable else None
         return facts
 
 

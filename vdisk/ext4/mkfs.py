@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
+from typing import TYPE_CHECKING
 
 from vdisk.errors import FilesystemError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vdisk.blockdevice import BlockDevice
+
 _FEATURES = "extents,metadata_csum,64bit,has_journal,^orphan_file"
 _BLOCK_BYTES = 4096
+_COPY_BYTES = 1 << 20
 _CORRECTED = 3  # e2fsck: 1, errors were corrected; 2, and whoever has it mounted must know
 
 
@@ -21,6 +29,39 @@ def make_filesystem(device_path: str, size_bytes: int, *, label: str, uuid: str)
     status, output = _run(command)
     if status:
         raise FilesystemError(f"mke2fs failed on {device_path}: {_last_line(output)}")
+
+
+def format_device(device: BlockDevice, size_bytes: int, *, label: str, uuid: str) -> None:
+    """The same on a device, by whatever drivers it has: made in memory, and copied where it is not a hole.
+
+    The device must read as zeros. Raises `FilesystemError`, `DeviceError`.
+    """
+    descriptor = os.memfd_create("ghostdump-filesystem")
+    try:
+        os.ftruncate(descriptor, size_bytes)
+        make_filesystem(f"/proc/{os.getpid()}/fd/{descriptor}", size_bytes, label=label, uuid=uuid)
+        for offset_bytes, content in _pieces_of_data(descriptor):
+            device.write_from(offset_bytes, content)
+    finally:
+        os.close(descriptor)
+
+
+def _pieces_of_data(descriptor: int) -> Iterator[tuple[int, bytes]]:
+    end_bytes = 0
+    while (start_bytes := _seek(descriptor, end_bytes, os.SEEK_DATA)) is not None:
+        end_bytes = _seek(descriptor, start_bytes, os.SEEK_HOLE) or start_bytes
+        for offset_bytes in range(start_bytes, end_bytes, _COPY_BYTES):
+            yield offset_bytes, os.pread(descriptor, min(_COPY_BYTES, end_bytes - offset_bytes), offset_bytes)
+
+
+def _seek(descriptor: int, offset_bytes: int, to: int) -> int | None:
+    """None where nothing of the kind follows."""
+    try:
+        return os.lseek(descriptor, offset_bytes, to)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
 
 
 def check_filesystem(path: str) -> None:
