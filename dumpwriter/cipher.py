@@ -27,7 +27,8 @@ from vdisk.errors import SealingError
 if TYPE_CHECKING:
     from dumpwriter.formats.region import DumpHeader
     from dumpwriter.frames import Frame
-    from dumpwriter.sealing import DumpSeal, SecretKey
+    from dumpwriter.sealing import DumpSeal
+    from vdisk.secret import Secret
 
 TAG_SIZE_BYTES = FRAME_SEAL.field("tag").size_bytes
 NONCE_SIZE_BYTES = FRAME_SEAL.field("nonce").size_bytes
@@ -66,7 +67,7 @@ class GcmSealer:
 class DumpCipher:
     """AES-256-GCM in place: the text is as long sealed as open, and no buffer is made for it."""
 
-    def __init__(self, key: SecretKey) -> None:
+    def __init__(self, key: Secret) -> None:
         self._key = AES256(key)
 
     def seal(self, nonce: bytes, associated: bytes | memoryview, text: memoryview) -> bytes:

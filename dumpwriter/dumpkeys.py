@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from dumpwriter.formats.region import SealAlgorithm
-from dumpwriter.sealing import DumpSeal, SecretKey
+from dumpwriter.sealing import DumpSeal
 from vdisk.errors import KeyFileError
+from vdisk.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +83,7 @@ def fingerprint(key: PublicKey) -> bytes:
 
 def new_seal(public_key: PublicKey) -> DumpSeal:
     """A key for one dump, and the same wrapped: what only the private key turns back."""
-    key = SecretKey(os.urandom(KEY_SIZE_BYTES))
+    key = Secret(os.urandom(KEY_SIZE_BYTES))
     if isinstance(public_key, RSAPublicKey):
         return DumpSeal(key, SealAlgorithm.RSA, fingerprint(public_key), public_key.encrypt(key, _padding()))
     ephemeral = X25519PrivateKey.generate()
@@ -91,7 +92,7 @@ def new_seal(public_key: PublicKey) -> DumpSeal:
     return DumpSeal(key, SealAlgorithm.X25519, fingerprint(public_key), sender + aes_key_wrap(wrapping, key))
 
 
-def unwrap(private_key: PrivateKey, wrapped: bytes) -> SecretKey | None:
+def unwrap(private_key: PrivateKey, wrapped: bytes) -> Secret | None:
     """The key of a dump; None where it was not wrapped for this private key, or is damaged."""
     try:
         if isinstance(private_key, RSAPrivateKey):
@@ -102,7 +103,7 @@ def unwrap(private_key: PrivateKey, wrapped: bytes) -> SecretKey | None:
             key = aes_key_unwrap(_wrapping_key(shared, sender, private_key.public_key()), content)
     except (ValueError, InvalidUnwrap):
         return None
-    return SecretKey(key) if len(key) == KEY_SIZE_BYTES else None
+    return Secret(key) if len(key) == KEY_SIZE_BYTES else None
 
 
 def _read(path: str) -> bytes:

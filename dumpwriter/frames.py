@@ -248,8 +248,11 @@ def encode_dump_header(header: DumpHeader) -> bytes:
     return sector.ljust(BLOCK_SIZE_BYTES, b"\0")
 
 
-def decode_dump_header(sector: bytes, identity: DumpIdentity | None, physical_bytes: int) -> DumpHeader | None:
-    """The header that stands at `physical_bytes`; None where it is none, is damaged, or is of another dump."""
+def decode_dump_header(sector: bytes, identity: DumpIdentity | None, physical_bytes: int | None) -> DumpHeader | None:
+    """The header that stands at `physical_bytes`; None where it is none, is damaged, or is of another dump.
+
+    A place of None is any: that is for a header that was carried away from its disk.
+    """
     if not sector.startswith(HEADER_MAGIC):
         return None
     try:
@@ -258,7 +261,7 @@ def decode_dump_header(sector: bytes, identity: DumpIdentity | None, physical_by
         return None
     if identity is not None and (header.dump_id, header.generation) != identity:
         return None
-    if header.version != VERSION or header.physical_bytes != physical_bytes:
+    if header.version != VERSION or physical_bytes not in (None, header.physical_bytes):
         return None
     blank = header._replace(digest=bytes(32))
     return header if blake3.blake3(DUMP_HEADER.pack(blank)).digest() == header.digest else None

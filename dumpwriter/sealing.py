@@ -6,21 +6,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from dumpwriter.formats.region import DumpHeader, SealAlgorithm
-
-
-class SecretKey(bytes):
-    """A key that no log, exception or debugger's line shows."""
-
-    def __repr__(self) -> str:
-        return "SecretKey(…)"
-
-    __str__ = __repr__
+    from vdisk.secret import Secret
 
 
 class DumpSeal(NamedTuple):
     """What frames are sealed with: the key, and the same key wrapped for the public key with that fingerprint."""
 
-    key: SecretKey
+    key: Secret
     algorithm: SealAlgorithm
     fingerprint: bytes
     wrapped: bytes

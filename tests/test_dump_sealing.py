@@ -153,10 +153,10 @@ def test_a_header_is_believed_only_as_it_was_sealed() -> None:
 
 
 def test_a_key_is_never_shown() -> None:
-    seal = SEALS["X25519"]
-    assert repr(seal.key) == str(seal.key) == f"{seal.key}" == "SecretKey(…)"
-    assert seal.key.hex() not in repr(seal) and str(bytes(seal.key)) not in repr(seal)
-    assert len(seal.key) == KEY_SIZE_BYTES
+    key = SEALS["X25519"].key
+    assert len(key) == KEY_SIZE_BYTES
+    shown = repr(SEALS["X25519"]) + f"{key}" + str(key)
+    assert key.hex() not in shown and repr(bytes(key)) not in shown
 
 
 def test_a_cipher_that_fails_raises_and_nothing_else() -> None:

@@ -118,9 +118,10 @@ def _crash(commands: Any) -> None:
 
 def _recover(commands: Any) -> None:
     command = _command(commands, "recover", "recover", "run", "take the dump out of an image that is not mounted")
-    command.add_argument("image")
+    command.add_argument("image", metavar="IMAGE|SEALED", help="an image, or a sealed dump that was carried out of one")
     command.add_argument("--output", metavar="DIR", required=True, help="where the numbered directory goes")
     _key_file(command)
+    command.add_argument("--dump-private-key", metavar="FILE", help="open a sealed dump with this private key (PEM)")
     _retention(command)
     _json(command)
 

@@ -1,4 +1,4 @@
-"""The passphrase or the key file of an encrypted image: never an argument, never a message."""
+"""Passphrases and key files, of encrypted images and of sealed dumps: never an argument, never a message."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from dumpwriter.recovery.offline import unlock_image
-from vdisk.errors import LockedImageError, UsageError
+from vdisk.errors import KeyFileError, LockedImageError, UsageError
 from vdisk.secret import Secret
 
 if TYPE_CHECKING:
     import argparse
+
+    from dumpwriter.recovery.opening import Opener
 
 KEY_FILE_SIZE_BYTES_MAX = 1 << 20
 
@@ -38,6 +40,23 @@ def new_secret(arguments: argparse.Namespace) -> Secret:
     if _prompt("once more: ") != secret:
         raise UsageError("the two passphrases differ; nothing was made")
     return secret
+
+
+def dump_opener(arguments: argparse.Namespace) -> Opener | None:
+    """What opens a sealed dump; None where no private key is given. Raises `KeyFileError`."""
+    path = arguments.dump_private_key
+    if path is None:
+        return None
+    from dumpwriter.dumpkeys import load_private_key
+    from dumpwriter.recovery.unsealing import WithPrivateKey
+
+    return WithPrivateKey(load_private_key(path, lambda: _passphrase_of_key(path)))
+
+
+def _passphrase_of_key(path: str) -> Secret:
+    if not sys.stdin.isatty():
+        raise KeyFileError(f"{path} has a passphrase: run it on a terminal to be asked for it")
+    return _prompt(f"passphrase of {path}: ")
 
 
 def _existing_secret(arguments: argparse.Namespace) -> Secret:

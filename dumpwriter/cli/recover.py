@@ -4,28 +4,61 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
-from dumpwriter.cli.keys import volume_key
+from dumpwriter.cli import FAILED_EXIT_CODE
+from dumpwriter.cli.keys import dump_opener, volume_key
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import describe_recovery, print_json
 from dumpwriter.recovery.crashstore import HostStore
-from dumpwriter.recovery.offline import recover_image, verify_image
+from dumpwriter.recovery.offline import holds_sealed_dump, recover_image, recover_sealed_file, verify_image
 from dumpwriter.recovery.retention import Retention
 from dumpwriter.verdict import Verdict
+from vdisk.errors import KeyFileError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
+
+    from dumpwriter.recovery.opening import Opener
+
+
+HOW_TO_OPEN = "ghostdump recover FILE --dump-private-key PRIVATE.pem --output DIR opens it"
 
 
 def run(arguments: argparse.Namespace) -> int:
+    opener = dump_opener(arguments)
+    recover = _recover_file if holds_sealed_dump(arguments.image) else _recover_image
+    with progress_bar("recover") as show:
+        report = recover(arguments, opener, show)
+    code = _tell(report, as_json=arguments.json)
+    if not report["sealed"]:
+        return code
+    print(f"ghostdump: the dump is sealed: {HOW_TO_OPEN}", file=sys.stderr)
+    return FAILED_EXIT_CODE
+
+
+def _recover_file(
+    arguments: argparse.Namespace, opener: Opener | None, show: Callable[[int, int], None]
+) -> dict[str, Any]:
+    if opener is None:
+        raise KeyFileError(f"{arguments.image} is a sealed dump: {HOW_TO_OPEN}")
+    retention = Retention(arguments.keep, arguments.min_free)
+    with contextlib.closing(HostStore(arguments.output)) as store:
+        return recover_sealed_file(arguments.image, store, retention, show, opener)
+
+
+def _recover_image(
+    arguments: argparse.Namespace, opener: Opener | None, show: Callable[[int, int], None]
+) -> dict[str, Any]:
     retention = Retention(arguments.keep, arguments.min_free)
     key = volume_key(arguments)
-    with progress_bar("recover") as show, contextlib.closing(HostStore(arguments.output)) as store:
-        report = recover_image(arguments.image, store, retention, show, key)
+    with contextlib.closing(HostStore(arguments.output)) as store:
+        report = recover_image(arguments.image, store, retention, show, key, opener)
     if not arguments.json and report["verdict"] != Verdict.NONE and not os.access(arguments.image, os.W_OK):
         print(f"{arguments.image} is read-only: the dump in it is not marked as taken")
-    return _tell(report, as_json=arguments.json)
+    return report
 
 
 def verify(arguments: argparse.Namespace) -> int:

@@ -106,6 +106,8 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("region", f"{region['path']}, {format_size(region['size_bytes'])} in {extents}"))
     if facts.get("warning"):
         rows.append(("warning", facts["warning"]))
+    if facts.get("sealed_for"):
+        rows.append(("dump key", f"SHA-256 {facts['sealed_for']}"))
     if facts["standby"]["pid"]:
         locked = "memory locked" if facts["standby"].get("memory_locked") else "memory not locked (needs root)"
         confined = "confined by seccomp" if facts["standby"].get("confined") else "not confined (no seccomp here)"
@@ -150,6 +152,8 @@ def describe_recovery(report: dict[str, Any]) -> str:
         line += f", {report['pages_present']} of {report['pages_total']} pages"
     if report.get("path"):
         line += f", in {report['path']}"
+    if report.get("sealed"):
+        line += f", sealed for SHA-256 {report['sealed_for']}"
     return f"{line}: {report['reason']}" if report["reason"] else line
 
 

@@ -32,7 +32,7 @@ from dumpwriter.formats.controlblock import (
 )
 from dumpwriter.formats.region import CLASS_RUN, ClassRunRecord, DumpLevel, SealAlgorithm
 from dumpwriter.frames import DumpIdentity
-from dumpwriter.sealing import DumpSeal, SecretKey
+from dumpwriter.sealing import DumpSeal
 from vdisk.bootarea import EXTENT, ExtentRecord
 from vdisk.errors import FormatError
 from vdisk.extent import Extent, ExtentMap
@@ -199,7 +199,7 @@ def _text(field: bytes) -> str:
 def _decode_seal(content: memoryview) -> DumpSeal:
     record = DUMP_SEAL.unpack_from(content)
     wrapped = bytes(content[DUMP_SEAL.size_bytes :])
-    return DumpSeal(SecretKey(record.key), SealAlgorithm(record.algorithm), record.fingerprint, wrapped)
+    return DumpSeal(Secret(record.key), SealAlgorithm(record.algorithm), record.fingerprint, wrapped)
 
 
 def seal(block: ControlBlock) -> int:

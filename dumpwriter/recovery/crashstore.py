@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 UNFINISHED = ".ghostdump-unfinished"
-VMCORE, REPORT = "vmcore", "report.json"
+VMCORE, SEALED, REPORT = "vmcore", "dump.sealed", "report.json"
 BOUNDS = "bounds"
 BOUNDS_SIZE_BYTES_MAX = 32
 REPORT_SIZE_BYTES_MAX = 64 << 20
@@ -133,7 +133,7 @@ class HostStore:
 
     def abandon(self) -> None:
         self._close_files()
-        for file in (VMCORE, REPORT):
+        for file in (VMCORE, SEALED, REPORT):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._unfinished, file))
         with contextlib.suppress(FileNotFoundError):
@@ -141,7 +141,7 @@ class HostStore:
 
     def settle(self, name: str) -> None:
         crash = os.path.join(self._path, name)
-        for file in (VMCORE, REPORT):
+        for file in os.listdir(crash):
             with open(os.path.join(crash, file), "rb") as finished:
                 os.fsync(finished.fileno())
         _sync_directory(crash)

@@ -1,4 +1,4 @@
-"""From the region to a vmcore and its report in a crash store.
+"""From the region to a vmcore and its report in a crash store; or, where the dump is sealed, to the frames as they lie.
 
 Twice through the region: the first time to know which pages are there, for the file's layout follows from that; the
 second time to copy them. Memory stays bounded whatever the size of the dump. Interrupted anywhere, it is run again.
@@ -11,29 +11,32 @@ import functools
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dumpwriter.export.elf import ElfLayout
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
-from dumpwriter.recovery.crashstore import REPORT, REPORT_SIZE_BYTES_MAX, VMCORE
+from dumpwriter.recovery.crashstore import REPORT, REPORT_SIZE_BYTES_MAX, SEALED, VMCORE
+from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.report import describe_findings, iso_time
 from dumpwriter.recovery.retention import next_name, numbered, superseded
-from dumpwriter.recovery.scan import Findings, PageSink, recover, recover_scattered
+from dumpwriter.recovery.scan import Findings, PageSink, header_blocks, recover, recover_scattered
 from dumpwriter.verdict import Verdict
-from vdisk.errors import RecoveryError
+from vdisk.errors import KeyFileError, RecoveryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from dumpwriter.frames import DumpIdentity, Frame
     from dumpwriter.recovery.crashstore import CrashStore
+    from dumpwriter.recovery.opening import Opener
     from dumpwriter.recovery.retention import Retention
     from vdisk.blockdevice import BlockDevice
     from vdisk.layers.mapped import Mapped
 
 DIGEST_READ_SIZE_BYTES = 4 << 20
-IDENTIFYING = ("dump_id", "generation", "verdict", "pages_present", "missing")
+IDENTIFYING = ("dump_id", "generation", "verdict", "pages_present", "missing", "sealed")
 SPARE_BYTES = 1 << 20  # report, directory entries and extent blocks
+
+Progress = Callable[[int, int], None]
 
 
 class Extraction(NamedTuple):
@@ -43,40 +46,16 @@ class Extraction(NamedTuple):
     report: dict[str, Any]
 
 
-class Survey:
-    """A sink that only counts: how many bytes of pages have content."""
-
-    data_bytes = 0
-
-    def data(self, first_page: int, content: memoryview) -> None:  # noqa: ARG002 - the sink's interface
-        self.data_bytes += content.nbytes
-
-    def zeros(self, run: PageRun) -> None:
-        pass
-
-
-class _VmcoreWriter:
-    """A sink that puts each page where the layout says. Zero pages stay holes."""
-
-    def __init__(self, store: CrashStore, layout: ElfLayout) -> None:
-        self._store = store
-        self._layout = layout
-
-    def data(self, first_page: int, content: memoryview) -> None:
-        offset_bytes = self._layout.file_offset_bytes(first_page * PAGE_SIZE_BYTES)
-        self._store.write(VMCORE, offset_bytes, content)
-
-    def zeros(self, run: PageRun) -> None:
-        pass
-
-
 class DumpSource(Protocol):
     """A dump that can be read as often as one likes; each time it gives every page that proves true to the sink."""
 
     @property
     def identity(self) -> DumpIdentity: ...
 
-    def read(self, sink: PageSink, progress: Callable[[int, int], None]) -> Findings: ...
+    def read(self, sink: PageSink, progress: Progress, opener: Opener) -> Findings: ...
+
+    def header_blocks(self) -> list[bytes]:
+        """The whole copies of its header, as they lie."""
 
 
 class RegionSource(NamedTuple):
@@ -85,8 +64,11 @@ class RegionSource(NamedTuple):
     region: Mapped
     identity: DumpIdentity
 
-    def read(self, sink: PageSink, progress: Callable[[int, int], None]) -> Findings:
-        return recover(self.region, self.identity, sink, progress)
+    def read(self, sink: PageSink, progress: Progress, opener: Opener) -> Findings:
+        return recover(self.region, self.identity, sink, progress, opener)
+
+    def header_blocks(self) -> list[bytes]:
+        return header_blocks(self.region, self.identity)
 
 
 class CarvedSource(NamedTuple):
@@ -96,35 +78,112 @@ class CarvedSource(NamedTuple):
     identity: DumpIdentity
     frames: list[Frame]
 
-    def read(self, sink: PageSink, progress: Callable[[int, int], None]) -> Findings:
-        return recover_scattered(self.disk, self.identity, self.frames, sink, progress)
+    def read(self, sink: PageSink, progress: Progress, opener: Opener) -> Findings:
+        return recover_scattered(self.disk, self.identity, self.frames, sink, progress, opener)
+
+    def header_blocks(self) -> list[bytes]:
+        return []
+
+
+class Survey:
+    """Keeps nothing and counts: how many bytes of pages have content, and how many sealed frames have."""
+
+    data_bytes = 0
+
+    def data(self, first_page: int, content: memoryview) -> None:  # noqa: ARG002 - the sink's interface
+        self.data_bytes += content.nbytes
+
+    def zeros(self, run: PageRun) -> None:
+        pass
+
+    def sealed(self, frame: memoryview) -> None:
+        self.data_bytes += frame.nbytes
+
+
+class Copy(Protocol):
+    """What is made of a dump: a file in a store."""
+
+    file: str
+
+    def write(self, source: DumpSource, store: CrashStore, progress: Progress) -> Findings: ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the report says of the file."""
+
+
+class VmcoreCopy:
+    """The dump as others' tools read it: each page where the layout says. Zero pages stay holes."""
+
+    file = VMCORE
+
+    def __init__(self, findings: Findings, opener: Opener) -> None:
+        notes = findings.metadata.notes if findings.metadata else b""
+        runs = [(first * PAGE_SIZE_BYTES, count * PAGE_SIZE_BYTES) for first, count in findings.present]
+        self._layout = ElfLayout(runs, notes, partial=findings.verdict == Verdict.PARTIAL)
+        self._opener = opener
+
+    def write(self, source: DumpSource, store: CrashStore, progress: Progress) -> Findings:
+        self._store = store
+        store.write(VMCORE, 0, self._layout.header())
+        store.resize(VMCORE, self._layout.size_bytes)
+        return source.read(self, progress, self._opener)
+
+    def describe(self) -> dict[str, Any]:
+        return {"format": "elf", "notes_dropped": self._layout.notes_dropped}
+
+    def data(self, first_page: int, content: memoryview) -> None:
+        self._store.write(VMCORE, self._layout.file_offset_bytes(first_page * PAGE_SIZE_BYTES), content)
+
+    def zeros(self, run: PageRun) -> None:
+        pass
+
+
+class SealedCopy:
+    """The dump as it lies, for whoever has the key."""
+
+    file = SEALED
+
+    def write(self, source: DumpSource, store: CrashStore, progress: Progress) -> Findings:
+        self._store = store
+        self._size_bytes = 0
+        for block in source.header_blocks():
+            self._append(memoryview(block))
+        return source.read(Survey(), progress, WithoutKey(self._append))
+
+    def describe(self) -> dict[str, Any]:
+        return {"format": "sealed", "notes_dropped": None}
+
+    def _append(self, piece: memoryview) -> None:
+        self._store.write(SEALED, self._size_bytes, piece)
+        self._size_bytes += piece.nbytes
 
 
 def extract(
-    source: DumpSource, store: CrashStore, retention: Retention, progress: Callable[[int, int], None]
+    source: DumpSource, store: CrashStore, retention: Retention, progress: Progress, opener: Opener | None = None
 ) -> Extraction:
     """Copy a dump out, durably. A dump that is in the store already is not copied again.
 
-    A verdict of NONE copies nothing. Raises `RecoveryError` where the store has no room or fails; the dump is then as
-    it was.
+    A verdict of NONE copies nothing. Raises `RecoveryError` where the store has no room or fails, `KeyFileError` where
+    the opener's key opens nothing; the dump is then as it was.
     """
     survey = Survey()
-    findings = source.read(survey, lambda done, total: progress(done, 2 * total))
+    opener = opener or WithoutKey(survey.sealed)
+    findings = source.read(survey, lambda done, total: progress(done, 2 * total), opener)
     report = describe_findings(findings, source.identity)
     if findings.verdict == Verdict.NONE:
+        if opener.why_nothing():
+            raise KeyFileError(opener.why_nothing())
         return Extraction(findings, report | {"path": None})
-    known = _already_there(store, report)
+    copy = SealedCopy() if findings.is_closed else VmcoreCopy(findings, opener)
+    known = _already_there(store, report, copy.file)
     if known is not None:
         _rotate(store, retention)
         return Extraction(findings, known)
-    notes = findings.metadata.notes if findings.metadata else b""
-    runs = [(first * PAGE_SIZE_BYTES, count * PAGE_SIZE_BYTES) for first, count in findings.present]
-    layout = ElfLayout(runs, notes, partial=findings.verdict == Verdict.PARTIAL)
     needed_bytes = survey.data_bytes + SPARE_BYTES + retention.min_free_bytes
     if store.free_bytes() < needed_bytes:
         raise RecoveryError(f"no room for the dump: it needs {needed_bytes} bytes, {store.free_bytes()} are free")
     try:
-        report = _copy(source, store, layout, findings, report, progress)
+        report = _copy(source, store, copy, findings, report, progress)
         _rotate(store, retention)
     except OSError as error:
         store.abandon()
@@ -137,25 +196,22 @@ def extract(
 def _copy(
     source: DumpSource,
     store: CrashStore,
-    layout: ElfLayout,
+    copy: Copy,
     findings: Findings,
     report: dict[str, Any],
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> dict[str, Any]:
     store.begin()
-    store.write(VMCORE, 0, layout.header())
-    store.resize(VMCORE, layout.size_bytes)
-    again = source.read(_VmcoreWriter(store, layout), lambda done, total: progress(total + done, 2 * total))
+    again = copy.write(source, store, lambda done, total: progress(total + done, 2 * total))
     if again.present != findings.present:
         store.abandon()
         raise RecoveryError("the disk gave two different answers while the dump was read: run the recovery again")
     name = next_name(store.names(), _bound(store))
     report = report | {
         "path": store.describe(name),
-        "format": "elf",
-        "notes_dropped": layout.notes_dropped,
+        **copy.describe(),
         "recovered": iso_time(time.time_ns()),
-        "digests": {VMCORE: {"sha256": _digest(functools.partial(store.read, VMCORE))}},
+        "digests": {copy.file: {"sha256": _digest(functools.partial(store.read, copy.file))}},
     }
     store.write(REPORT, 0, json.dumps(report, indent=2).encode() + b"\n")
     store.finish(name)
@@ -175,7 +231,7 @@ def _rotate(store: CrashStore, retention: Retention) -> None:
 
 
 def _digest(read: Callable[[int, int], bytes]) -> str:
-    """SHA-256 of a vmcore as it reads back, not of what was meant to be written."""
+    """SHA-256 of a file as it reads back, not of what was meant to be written."""
     hasher, offset_bytes = hashlib.sha256(), 0
     while content := read(offset_bytes, DIGEST_READ_SIZE_BYTES):
         hasher.update(content)
@@ -183,7 +239,7 @@ def _digest(read: Callable[[int, int], bytes]) -> str:
     return hasher.hexdigest()
 
 
-def _already_there(store: CrashStore, found: dict[str, Any]) -> dict[str, Any] | None:
+def _already_there(store: CrashStore, found: dict[str, Any], file: str) -> dict[str, Any] | None:
     """The report of this very dump, where a recovery came so far and was cut before the region was marked.
 
     The copy must say the same as what was read just now, and must read back as it was when it was made.
@@ -194,13 +250,13 @@ def _already_there(store: CrashStore, found: dict[str, Any]) -> dict[str, Any] |
         except ValueError:
             continue
         same = isinstance(report, dict) and all(report.get(key) == found[key] for key in IDENTIFYING)
-        if same and _digest(functools.partial(store.read_finished, name, VMCORE)) == _recorded_digest(report):
+        if same and _digest(functools.partial(store.read_finished, name, file)) == _recorded_digest(report, file):
             store.settle(name)
             return report if isinstance(report, dict) else None
     return None
 
 
-def _recorded_digest(report: dict[str, Any]) -> object:
+def _recorded_digest(report: dict[str, Any], file: str) -> object:
     digests = report.get("digests")
-    vmcore = digests.get(VMCORE) if isinstance(digests, dict) else None
-    return vmcore.get("sha256") if isinstance(vmcore, dict) else None
+    of_file = digests.get(file) if isinstance(digests, dict) else None
+    return of_file.get("sha256") if isinstance(of_file, dict) else None

@@ -76,6 +76,22 @@ def judge(evidence: Evidence) -> Judgement:
     )
 
 
+def judge_closed(evidence: Evidence, *, has_metadata: bool) -> Judgement:
+    """Of sealed frames without their key: how much is there, but not what is missing.
+
+    How many pages were wanted, only the header says in the clear. With the key it is judged anew, by sealed metadata.
+    """
+    header, present = evidence.header, page_count(evidence.present.runs())
+    wanted = header.pages_wanted if header is not None and header.pages_wanted else evidence.pages_total
+    if has_metadata and present == wanted:
+        verdict, reason = Verdict.COMPLETE, Reason.WHOLE
+    elif not present:
+        verdict, reason = Verdict.NONE, Reason.NO_PAGES
+    else:
+        verdict, reason = _verdict(evidence, wanted, is_whole=False)
+    return Judgement(verdict, reason, evidence.pages_total, wanted, (), (), None, ())
+
+
 def _verdict(evidence: Evidence, wanted: int, *, is_whole: bool) -> tuple[Verdict, Reason]:
     present = page_count(evidence.present.runs())
     if evidence.metadata is not None and wanted and is_whole:

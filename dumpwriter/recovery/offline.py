@@ -12,6 +12,7 @@ from dumpwriter.recovery.carving import carve
 from dumpwriter.recovery.extraction import CarvedSource, RegionSource, Survey, extract
 from dumpwriter.recovery.report import describe_extents, describe_findings, describe_header, describe_nothing, iso_time
 from dumpwriter.recovery.scan import newest_header, recover
+from dumpwriter.recovery.sealedfile import SealedFileSource, identity_in, is_sealed_file
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionKind, RegionState
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from dumpwriter.recovery.crashstore import CrashStore
+    from dumpwriter.recovery.opening import Opener
     from dumpwriter.recovery.retention import Retention
     from dumpwriter.recovery.scan import Findings
     from vdisk.blockdevice import BlockDevice
@@ -82,6 +84,16 @@ def opened_device(descriptor: int, key: Secret = NO_KEY) -> Iterator[BlockDevice
 
 
 @contextlib.contextmanager
+def opened_file(path: str) -> Iterator[BlockDevice]:
+    """A file that no driver stack is needed for."""
+    descriptor = open_unlocked(path)
+    try:
+        yield ImageFile(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def opened_disk(descriptor: int, key: Secret = NO_KEY) -> Iterator[OfflineDisk]:
     """The same with its boot record. Raises `NotAnImageError`, `FormatError`."""
     with opened_device(descriptor, key) as device:
@@ -96,11 +108,17 @@ def unlock_image(path: str, ask: Callable[[], Secret]) -> Secret:
 
 
 def recover_image(
-    path: str, store: CrashStore, retention: Retention, progress: Callable[[int, int], None], key: Secret = NO_KEY
+    path: str,
+    store: CrashStore,
+    retention: Retention,
+    progress: Callable[[int, int], None],
+    key: Secret = NO_KEY,
+    opener: Opener | None = None,
 ) -> dict[str, Any]:
     """Copy the dump of an image out and mark the region, durably and in this order. The report says what was found.
 
     Where the boot area cannot tell where the dump is, the whole image is searched for it; nothing is marked then.
+    Without the key, a sealed dump is copied as it lies.
     """
     with naming(path), opened_device(_open_for_recovery(path), key) as device:
         try:
@@ -111,8 +129,8 @@ def recover_image(
                 return describe_nothing(reason)
             source = RegionSource(Mapped(device, area.read_extents(record)), identity_of(record))
         except (FormatError, NotAnImageError) as damage:
-            return _recover_carved(device, store, retention, progress, damage)
-        extraction = extract(source, store, retention, progress)
+            return _recover_carved(device, store, retention, progress, damage, opener)
+        extraction = extract(source, store, retention, progress, opener)
         if may_be_marked(extraction.findings) and os.access(path, os.W_OK):
             area.write(record._replace(region_state=RegionState.TAKEN))
         return extraction.report
@@ -128,13 +146,32 @@ def _recover_carved(
     retention: Retention,
     progress: Callable[[int, int], None],
     damage: GhostdumpError,
+    opener: Opener | None,
 ) -> dict[str, Any]:
     carved = carve(device, progress)
     if carved is None and isinstance(damage, NotAnImageError):
         raise damage
     if carved is None:
         return describe_nothing(Reason.REGION_UNKNOWN)
-    return extract(CarvedSource(device, *carved), store, retention, progress).report | {"carved": str(damage)}
+    extraction = extract(CarvedSource(device, *carved), store, retention, progress, opener)
+    return extraction.report | {"carved": str(damage)}
+
+
+def holds_sealed_dump(path: str) -> bool:
+    """Whether the file is a sealed dump that was carried out of its image."""
+    with opened_file(path) as file:
+        return is_sealed_file(file)
+
+
+def recover_sealed_file(
+    path: str, store: CrashStore, retention: Retention, progress: Callable[[int, int], None], opener: Opener
+) -> dict[str, Any]:
+    """Open a sealed dump. The file stays as it is."""
+    with naming(path), opened_file(path) as file:
+        identity = identity_in(file)
+        if identity is None:
+            raise FormatError("no frame of a dump is left in it")
+        return extract(SealedFileSource(file, identity), store, retention, progress, opener).report
 
 
 def verify_image(path: str, progress: Callable[[int, int], None], key: Secret = NO_KEY) -> dict[str, Any]:

@@ -48,8 +48,10 @@ def describe_findings(findings: Findings, identity: DumpIdentity) -> dict[str, A
         ],
         "frames_damaged": findings.frames_damaged,
         "reads_failed": findings.reads_failed,
-        "memory_map": "known" if findings.metadata else "lost",
+        "memory_map": "sealed" if findings.is_closed else "known" if findings.metadata else "lost",
         "machine": findings.metadata.machine if findings.metadata else None,
+        "sealed": findings.is_closed,
+        "sealed_for": findings.sealed_for.hex() if findings.sealed_for else None,
         "dump_id": identity.dump_id.hex(),
         "generation": identity.generation,
         **(describe_header(findings.header) if findings.header else UNEXPLAINED),
@@ -69,6 +71,8 @@ def describe_nothing(reason: Reason) -> dict[str, Any]:
         "left_out": [],
         "frames_damaged": 0,
         "reads_failed": 0,
+        "sealed": False,
+        "sealed_for": None,
         **UNEXPLAINED,
     }
 

@@ -20,18 +20,20 @@ from dumpwriter.frames import (
     slot_offset_bytes,
 )
 from dumpwriter.metadata import decode_metadata
-from dumpwriter.recovery.judgement import Evidence, judge
+from dumpwriter.recovery.judgement import Evidence, judge, judge_closed
+from dumpwriter.recovery.opening import ClosedFrames, Opened, WithoutKey
 from dumpwriter.recovery.pageset import PageSet
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.errors import DeviceError, FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from dumpwriter.formats.region import DumpHeader, PageRun
     from dumpwriter.frames import DumpIdentity, Frame
     from dumpwriter.metadata import Metadata
     from dumpwriter.recovery.judgement import Judgement
+    from dumpwriter.recovery.opening import Opener
     from dumpwriter.verdict import Reason, Verdict
     from vdisk.blockdevice import BlockDevice
     from vdisk.layers.mapped import Mapped
@@ -56,6 +58,8 @@ class Findings(NamedTuple):
     present: tuple[PageRun, ...]
     frames_damaged: int
     reads_failed: int  # what could not be read now; another time it may be
+    sealed_for: bytes | None = None  # fingerprint of the public key; None where the dump is not sealed
+    is_closed: bool = False  # no page was read: pages are those that sealed frames say they hold
 
     @property
     def verdict(self) -> Verdict:
@@ -71,11 +75,15 @@ class Findings(NamedTuple):
 
 
 def recover(
-    region: Mapped, identity: DumpIdentity, sink: PageSink, progress: Callable[[int, int], None] | None = None
+    region: Mapped,
+    identity: DumpIdentity,
+    sink: PageSink,
+    progress: Callable[[int, int], None] | None = None,
+    opener: Opener | None = None,
 ) -> Findings:
     """Read every slot once and hand what proves true to the sink. Never raises for what the region holds."""
     header = newest_header(region, identity)
-    assembly = _Assembly(sink, header)
+    assembly = _Assembly(sink, header, opener)
     slots = _slots_to_read(region, header)
     for slot in range(slots):
         _take_slot(region, identity, slot, assembly)
@@ -87,7 +95,7 @@ def recover(
 def read_metadata(region: Mapped, identity: DumpIdentity) -> Metadata | None:
     """What the first frame of a dump says, or where it is lost the last one; None where both are."""
     header = newest_header(region, identity)
-    assembly = _Assembly(_Deaf(), header)
+    assembly = _Assembly(_Deaf(), header, opener=None)
     for slot in (0, _slots_to_read(region, header) - 1):
         if assembly.metadata is None and slot >= 0:
             _take_slot(region, identity, slot, assembly)
@@ -108,9 +116,10 @@ def recover_scattered(
     frames: Sequence[Frame],
     sink: PageSink,
     progress: Callable[[int, int], None],
+    opener: Opener | None = None,
 ) -> Findings:
     """The same from frames that were found one by one, each at the places that it names itself."""
-    assembly = _Assembly(sink, header=None)
+    assembly = _Assembly(sink, None, opener)
     for number, found in enumerate(frames, start=1):
         buffer = assembly.buffer[: sum(place.length_bytes for place in found.places)]
         position = 0
@@ -125,6 +134,42 @@ def recover_scattered(
             assembly.frames_damaged += 1
         progress(number, len(frames))
     return assembly.findings()
+
+
+def recover_one_behind_the_other(
+    file: BlockDevice,
+    identity: DumpIdentity,
+    header: DumpHeader | None,
+    sink: PageSink,
+    progress: Callable[[int, int], None],
+    opener: Opener | None = None,
+) -> Findings:
+    """The same from a file that frames were copied to. What is no frame there is passed over, block by block."""
+    assembly = _Assembly(sink, header, opener)
+    position = 0
+    while position < file.size_bytes:
+        position += _take_piece(file, identity, position, assembly)
+        progress(position, file.size_bytes)
+    return assembly.findings()
+
+
+def _take_piece(file: BlockDevice, identity: DumpIdentity, position: int, assembly: _Assembly) -> int:
+    """How far it is to where the next piece may be."""
+    head = assembly.buffer[:BLOCK_SIZE_BYTES]
+    frame = decode_header(head, identity) if assembly.read(file, position, head) else None
+    if frame is None:
+        return BLOCK_SIZE_BYTES
+    payload = assembly.buffer[BLOCK_SIZE_BYTES : frame.size_bytes]
+    is_there = position + frame.size_bytes <= file.size_bytes
+    if (
+        is_there
+        and assembly.read(file, position + BLOCK_SIZE_BYTES, payload)
+        and payload_is_true(assembly.buffer, frame)
+    ):
+        assembly.take(frame, payload)
+        return frame.size_bytes
+    assembly.frames_damaged += 1
+    return BLOCK_SIZE_BYTES
 
 
 def _slots_to_read(region: Mapped, header: DumpHeader | None) -> int:
@@ -152,12 +197,16 @@ def _take_slot(region: Mapped, identity: DumpIdentity, slot: int, assembly: _Ass
 class _Assembly:
     """Frames that proved true, becoming a dump."""
 
-    def __init__(self, sink: PageSink, header: DumpHeader | None) -> None:
+    def __init__(self, sink: PageSink, header: DumpHeader | None, opener: Opener | None) -> None:
         self.buffer = memoryview(bytearray(SLOT_SIZE_BYTES))
         self.frames_damaged = 0
         self.reads_failed = 0
         self._sink = sink
         self._header = header
+        self._opener = opener or WithoutKey()
+        self._closed = ClosedFrames()
+        self._frames_open = 0
+        self._sealed_for: bytes | None = None
         self._present = PageSet()
         self.metadata: Metadata | None = None
         self._pages_total = 0
@@ -172,9 +221,18 @@ class _Assembly:
         return True
 
     def take(self, frame: Frame, payload: memoryview) -> None:
-        if frame.seal is not None:
+        """Take a frame that stands in `buffer` and was believed as bytes, as far as it can be opened."""
+        opened = self._opener.open(frame, self.buffer)
+        if opened is Opened.FALSE:
             self.frames_damaged += 1
-            return
+        elif opened is Opened.CLOSED:
+            self._closed.add(frame)
+        else:
+            self._take_open(frame, payload)
+
+    def _take_open(self, frame: Frame, payload: memoryview) -> None:
+        self._frames_open += 1
+        self._sealed_for = frame.seal.record.fingerprint if frame.seal else None
         self._pages_total = frame.header.pages_total
         if frame.header.kind == FrameKind.META:
             try:
@@ -194,6 +252,10 @@ class _Assembly:
             self._sink.data(run.first_page, content)
 
     def findings(self) -> Findings:
+        if self._closed.fingerprint is not None:
+            return self._closed_findings(self._closed.fingerprint)
+        if self._header is not None and not self._opener.explains(self._header):
+            self._header = None
         evidence = Evidence(
             self._header, self.metadata, self._pages_total, self._present, self.frames_damaged, self.reads_failed
         )
@@ -204,12 +266,40 @@ class _Assembly:
             self._present.runs(),
             self.frames_damaged,
             self.reads_failed,
+            self._sealed_for,
+        )
+
+    def _closed_findings(self, fingerprint: bytes) -> Findings:
+        """As far as it can be known without the key. What is plain in a sealed dump is not of it."""
+        closed, damaged = self._closed, self.frames_damaged + self._frames_open
+        evidence = Evidence(self._header, None, closed.pages_total, closed.pages, damaged, self.reads_failed)
+        return Findings(
+            judge_closed(evidence, has_metadata=closed.has_metadata),
+            self._header,
+            None,
+            closed.pages.runs(),
+            damaged,
+            self.reads_failed,
+            fingerprint,
+            is_closed=True,
         )
 
 
 def newest_header(region: Mapped, identity: DumpIdentity) -> DumpHeader | None:
     """The whole header copy of this dump that knows most; None where neither is whole."""
-    found = []
+    return newest(header for header, _ in _header_copies(region, identity))
+
+
+def header_blocks(region: Mapped, identity: DumpIdentity) -> list[bytes]:
+    """The whole header copies of this dump, as they lie."""
+    return [block for _, block in _header_copies(region, identity)]
+
+
+def newest(headers: Iterable[DumpHeader]) -> DumpHeader | None:
+    return max(headers, key=lambda header: header.state, default=None)
+
+
+def _header_copies(region: Mapped, identity: DumpIdentity) -> Iterator[tuple[DumpHeader, bytes]]:
     for offset_bytes in header_offsets_bytes(region.size_bytes):
         (place,) = region.extents.runs(offset_bytes, BLOCK_SIZE_BYTES)
         try:
@@ -217,5 +307,5 @@ def newest_header(region: Mapped, identity: DumpIdentity) -> DumpHeader | None:
         except DeviceError:
             continue  # the other copy is there for this
         header = decode_dump_header(block, identity, place.physical_bytes)
-        found += [header] if header else []
-    return max(found, key=lambda header: header.state, default=None)
+        if header is not None:
+            yield header, block
