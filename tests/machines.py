@@ -47,13 +47,13 @@ class Machine:
         """The JSON that a command prints."""
         return json.loads(self.run(*arguments, "--json", check=check).stdout)
 
-    def create(self, *, size: str = "128MiB", memory: str = "16MiB", recipe: str = "") -> None:
+    def create(self, *arguments: object, size: str = "128MiB", memory: str = "16MiB", recipe: str = "") -> None:
         if recipe:
             path = self.directory / "recipe.toml"
             path.write_text(recipe)
-            self.run("create", self.image, "--recipe", path)
+            self.run("create", self.image, "--recipe", path, *arguments)
         else:
-            self.run("create", self.image, "--size", size, "--memory", memory)
+            self.run("create", self.image, "--size", size, "--memory", memory, *arguments)
 
     def mount(self, *arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
         return self.run("mount", self.image, self.mountpoint, *arguments, check=check)

@@ -17,6 +17,7 @@ from dumpwriter.metadata import Metadata, decode_metadata, encode_metadata
 from vdisk import stack
 from vdisk.errors import FormatError
 from vdisk.extent import Extent, ExtentMap
+from vdisk.secret import Secret
 from vdisk.volume import NO_KEY
 
 BLOCK = ControlBlock(
@@ -59,6 +60,19 @@ def test_any_flipped_bit_is_refused() -> None:
 def test_a_cut_block_is_refused(length: int) -> None:
     with pytest.raises(FormatError):
         controlblock.decode(controlblock.encode(BLOCK)[:length])
+
+
+def test_the_filter_gets_its_key_and_no_bit_of_it_may_be_another() -> None:
+    key = Secret(bytes(range(64)))
+    block = BLOCK._replace(images=stack.clone("dump_", key))
+    content = bytearray(controlblock.encode(block))
+    assert [image.key for image in controlblock.decode(content).images] == [NO_KEY, key, NO_KEY]
+    start = content.index(key)
+    for position in range(start - 32, start + 64):
+        content[position] ^= 1
+        with pytest.raises(FormatError):
+            controlblock.decode(content)
+        content[position] ^= 1
 
 
 def test_a_block_that_nobody_sealed_is_refused() -> None:

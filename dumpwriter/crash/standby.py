@@ -39,7 +39,7 @@ from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootArea
 from vdisk.controller import Controller, Order
-from vdisk.errors import DeviceError, FormatError, PowerLost
+from vdisk.errors import DeviceError, FormatError, GhostdumpError, PowerLost
 from vdisk.extent import Run
 from vdisk.imagefile import ImageFile
 from vdisk.layers.mapped import Mapped
@@ -86,7 +86,7 @@ def main() -> None:
         trio.run(_stand_by, handles, runtime)
     except BaseException as failure:
         if not _is_power_lost(failure):
-            _fail(runtime, f"standby: {failure!r}")
+            _fail(runtime, f"standby: {_first_of(failure)!r}")
     os._exit(0)  # without teardown: a thread that a stalled disk holds must not hold the process
 
 
@@ -135,7 +135,7 @@ async def _rehearse(handles: Handles, image: ImageFile, threads: WriterThreads) 
     try:
         with trio.fail_after(REHEARSAL_SECONDS):
             await threads.run_one(lambda: rehearse(_open_disk(handles, image).region))
-    except (FormatError, DeviceError) as refusal:
+    except GhostdumpError as refusal:
         return str(refusal)
     except trio.TooSlowError:
         return f"the disk did not let the clone rehearse within {REHEARSAL_SECONDS:.0f} s"
@@ -160,7 +160,7 @@ async def _dump(handles: Handles, image: ImageFile, runtime: RuntimeFile, thread
     try:
         disk = await _take_disk_over(handles, image, threads)
         job = _job(disk, handles, cause)
-    except (FormatError, DeviceError) as refusal:
+    except GhostdumpError as refusal:
         _fail(runtime, str(refusal))
         return
     runtime[Register.PAGES_TOTAL] = job.plan.pages_total
@@ -278,6 +278,13 @@ def _is_power_lost(failure: BaseException) -> bool:
     if isinstance(failure, BaseExceptionGroup):
         return failure.subgroup(PowerLost) is not None
     return isinstance(failure, PowerLost)
+
+
+def _first_of(failure: BaseException) -> BaseException:
+    """What went wrong first, without the groups that trio puts around it."""
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    return failure
 
 
 def _fail(runtime: RuntimeFile, reason: str) -> None:
