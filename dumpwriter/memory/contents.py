@@ -1,7 +1,8 @@
 """What the planted pages of the simulated memory hold: a label that names the page, then the bytes of its class.
 
 Kernel data looks like pointers, user memory like text, cached files like compressed data; so a dump of it compresses as
-unevenly as a real one. All of it follows from class and page number alone.
+unevenly as a real one. All of it follows from class and page number alone; but a page of a process is named by process
+and address, because it moves, and counts at the end of its label how often it was used.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LABEL_BYTES = 64
+USE_COUNT_OFFSET_BYTES = LABEL_BYTES - 8
 _PATTERN_BYTES = 128 * 1024
 _SHIFT_BYTES = 64
 _CHUNK_PAGES = 256
@@ -34,14 +36,25 @@ def pages(run: ClassRun) -> Iterator[tuple[int, bytes]]:
         yield first_page, b"".join(part for page in numbers for part in _page(run.page_class, page))
 
 
+def user_page(process_id: int, address: int, uses: int = 0) -> bytes:
+    """The page of a process at a virtual address, after so many uses."""
+    name = f"ghostdump process {process_id} page {address:#018x}\n".encode().ljust(USE_COUNT_OFFSET_BYTES, b".")
+    page = process_id + address // PAGE_SIZE_BYTES
+    return name + uses.to_bytes(8, "little") + _body(PageClass.USER, page)
+
+
 def label(page_class: PageClass, page: int) -> bytes:
     """The first 64 bytes of a planted page."""
     return f"ghostdump page {page:#014x} {page_class.name.lower()}\n".encode().ljust(LABEL_BYTES, b".")
 
 
 def _page(page_class: PageClass, page: int) -> tuple[bytes, memoryview]:
+    return label(page_class, page), _body(page_class, page)
+
+
+def _body(page_class: PageClass, page: int) -> memoryview:
     start = page * _SHIFT_BYTES % _PATTERN_BYTES
-    return label(page_class, page), _pattern(page_class)[start : start + PAGE_SIZE_BYTES - LABEL_BYTES]
+    return _pattern(page_class)[start : start + PAGE_SIZE_BYTES - LABEL_BYTES]
 
 
 @cache

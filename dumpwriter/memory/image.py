@@ -18,6 +18,8 @@ from vdisk.errors import FormatError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dumpwriter.memory.usermemory import UserMemory
+
 _COPY_BYTES = 4 * 1024 * 1024
 _DISK_UNIT_BYTES = 512  # of st_blocks
 
@@ -30,6 +32,7 @@ class ImageMemory:
     """
 
     kind = "image"
+    user_memory: UserMemory | None = None
 
     def __init__(self, path: str) -> None:
         fd = _open(path)

@@ -2,7 +2,8 @@
 
 Modelled on Linux 5.4 for x86-64 with a flat memory map and without address randomisation, because that is the youngest
 kernel whose log ring and page descriptors every reader still knows by VMCOREINFO alone. Sources: Linux 5.4,
-Documentation/x86/x86_64/mm.rst (address map), include/linux/mm_types.h (struct page), include/linux/page-flags.h.
+Documentation/x86/x86_64/mm.rst (address map), include/linux/mm_types.h (struct page), include/linux/page-flags.h,
+arch/x86/include/asm/pgtable_64.h (swap entries).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ BUGCHECK_ENTRY = TEXT + 0x1000
 IDLE_ENTRY = TEXT + 0x2000
 UTS_NAMESPACE = 0x30_0000
 MEM_MAP_POINTER = UTS_NAMESPACE + 0x800
+PROCESS_TABLE = UTS_NAMESPACE + 0xC00
 PRINTK_VARIABLES = 0x30_1000
 PRINTK_BUFFER = 0x31_0000
 PRINTK_BUFFER_BYTES = 256 * KIB
@@ -49,7 +51,13 @@ TOP_TABLE, TEXT_UPPER_TABLE, TEXT_TABLE, DIRECT_UPPER_TABLE, DIRECT_TABLES = (
 UTS_NAME_OFFSET = 4
 UTS_FIELD_BYTES = 65
 
+PROCESSES = ((1, "init"), (417, "logger"), (602, "database"), (1044, "shell"))  # process ids and names
+USER_BASE = 0x5555_5560_0000  # the first page of each; 2 MiB aligned
+TABLE_ENTRIES = 512
+
 TABLE_FLAGS = 0x067  # present, writable, user, accessed, dirty
+USER_PAGE_FLAGS = 1 << 63 | TABLE_FLAGS  # not executable
+PRESENT = 1
 LARGE_PAGE_FLAGS = 0x1E3  # present, writable, accessed, dirty, large, global
 
 PG_UPTODATE = 1 << 2
@@ -80,6 +88,7 @@ class PageDescriptor(NamedTuple):
 
 PAGE_DESCRIPTOR = Layout(PageDescriptor, size_bytes=64)
 
+
 _PLANTED_CLASSES = (PageClass.KERNEL_DATA, PageClass.USER, PageClass.CACHE, PageClass.FREE)
 _PLANTED_RUN_BYTES = 1 * MIB
 _PLANTED_SHARE = 8
@@ -97,8 +106,21 @@ class KernelMap:
         return -(-self.memory_bytes // GIB)
 
     @property
-    def page_descriptors(self) -> int:
+    def process_tables(self) -> int:
         return DIRECT_TABLES + self.direct_table_count * PAGE_SIZE_BYTES
+
+    @property
+    def tables_per_process(self) -> int:
+        """One of each upper level, and of the lowest as many as its pages need."""
+        return 3 + -(-self.pages_per_process // TABLE_ENTRIES)
+
+    @property
+    def pages_per_process(self) -> int:
+        return self._planted_runs * _PLANTED_RUN_BYTES // PAGE_SIZE_BYTES // len(PROCESSES)
+
+    @property
+    def page_descriptors(self) -> int:
+        return self.process_tables + len(PROCESSES) * self.tables_per_process * PAGE_SIZE_BYTES
 
     @property
     def page_descriptors_end(self) -> int:
@@ -115,6 +137,11 @@ class KernelMap:
             start = end
         return runs
 
+    def user_frames(self) -> list[range]:
+        """The runs of page frames that pages of processes lie in, ascending."""
+        runs = (run for run in self.class_runs() if run.page_class is PageClass.USER)
+        return [range(run.first_page, run.first_page + run.page_count) for run in runs]
+
     def _kernel_areas(self) -> Iterator[tuple[PageClass, int]]:
         """Classes with the address at which each ends."""
         yield PageClass.FREE, TEXT
@@ -125,10 +152,14 @@ class KernelMap:
         yield PageClass.PAGE_TABLES, self.page_descriptors
         yield PageClass.STRUCTURES, self.page_descriptors_end
 
+    @property
+    def _planted_runs(self) -> int:
+        """Runs of each class."""
+        return min(self.memory_bytes // _PLANTED_SHARE, _PLANTED_MAXIMUM_BYTES) // _PLANTED_RUN_BYTES
+
     def _planted_areas(self) -> Iterator[tuple[PageClass, int]]:
         end = self.page_descriptors_end
-        share_bytes = min(self.memory_bytes // _PLANTED_SHARE, _PLANTED_MAXIMUM_BYTES)
-        for _ in range(share_bytes // _PLANTED_RUN_BYTES):
+        for _ in range(self._planted_runs):
             for page_class in _PLANTED_CLASSES:
                 end += _PLANTED_RUN_BYTES
                 yield page_class, end

@@ -13,13 +13,16 @@ from dumpwriter.export.notes import Note, pack_notes, prstatus_note, vmcoreinfo_
 from dumpwriter.memory import contents, kernel, printk, structures
 from dumpwriter.memory.physical import PAGE_SIZE_BYTES, PhysicalMemory
 from dumpwriter.memory.source import ClassRun, PageClass
+from dumpwriter.memory.usermemory import start_processes
 from dumpwriter.memory.vmcoreinfo import vmcoreinfo
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PLANTED = (PageClass.KERNEL_DATA, PageClass.USER, PageClass.CACHE)
+    from dumpwriter.memory.usermemory import UserMemory
+
+_PLANTED = (PageClass.KERNEL_DATA, PageClass.CACHE)
 _KERNEL_CODE, _KERNEL_STACK = 0x10, 0x18
 _INTERRUPTS_OFF, _INTERRUPTS_ON = 0x046, 0x246
 _STACK_RESERVE_BYTES = 0x200
@@ -64,6 +67,7 @@ class SimulatedMemory:
         try:
             self._plant_kernel(kernel.KernelMap(size_bytes), node_name)
             self._plant_pages()
+            self.user_memory: UserMemory | None = start_processes(self.memory, kernel.KernelMap(size_bytes))
             self._write_notes([_idle_registers(cpu) for cpu in range(cpu_count)])
         except BaseException:
             self.close()

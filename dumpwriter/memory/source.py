@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from dumpwriter.memory.physical import PhysicalMemory
+    from dumpwriter.memory.usermemory import UserMemory
 
 
 class PageClass(IntEnum):
@@ -34,6 +35,7 @@ class MemorySource(Protocol):
 
     kind: str
     memory: PhysicalMemory
+    user_memory: UserMemory | None  # None where no process of ours is in it
 
     def log(self, text: str) -> None:
         """Add lines to the machine's kernel log, where the memory has one."""

@@ -12,8 +12,7 @@ from dumpwriter.memory.source import ClassRun, PageClass
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TABLE_ENTRIES = 512
-_TOP_SHIFT, _UPPER_SHIFT = 39, 30  # the lowest bit of an address that counts in the first and in the second table
+TOP_SHIFT, UPPER_SHIFT, MIDDLE_SHIFT = 39, 30, 21  # the lowest bit of an address that counts in each upper table
 
 _DESCRIPTORS = {
     PageClass.LOG: kernel.PageDescriptor(flags=kernel.PG_RESERVED),
@@ -44,32 +43,38 @@ def page_tables(layout: kernel.KernelMap) -> bytes:
     """Four-level page tables of the kernel's text map and of the direct map, from PAGE_TABLES on."""
     image_pages = -(-layout.page_descriptors // kernel.LARGE_PAGE_BYTES)
     memory_pages = -(-layout.memory_bytes // kernel.LARGE_PAGE_BYTES)
-    top = {
-        _entry_number(kernel.DIRECT_MAP, _TOP_SHIFT): kernel.DIRECT_UPPER_TABLE,
-        _entry_number(kernel.TEXT_MAP, _TOP_SHIFT): kernel.TEXT_UPPER_TABLE,
-    }
-    text_upper = {_entry_number(kernel.TEXT_MAP, _UPPER_SHIFT): kernel.TEXT_TABLE}
+    text_upper = {entry_number(kernel.TEXT_MAP, UPPER_SHIFT): kernel.TEXT_TABLE}
     direct_upper = {index: kernel.DIRECT_TABLES + index * PAGE_SIZE_BYTES for index in range(layout.direct_table_count)}
     return b"".join(
         (
-            _table(top),
-            _table(text_upper),
+            table(top_entries()),
+            table(text_upper),
             _large_pages(image_pages).ljust(PAGE_SIZE_BYTES, b"\0"),
-            _table(direct_upper),
+            table(direct_upper),
             _large_pages(memory_pages).ljust(layout.direct_table_count * PAGE_SIZE_BYTES, b"\0"),
         )
     )
 
 
-def _entry_number(address: int, shift: int) -> int:
-    return address >> shift & _TABLE_ENTRIES - 1
+def top_entries() -> dict[int, int]:
+    """What every top table maps: the kernel."""
+    return {
+        entry_number(kernel.DIRECT_MAP, TOP_SHIFT): kernel.DIRECT_UPPER_TABLE,
+        entry_number(kernel.TEXT_MAP, TOP_SHIFT): kernel.TEXT_UPPER_TABLE,
+    }
 
 
-def _table(entries: dict[int, int]) -> bytes:
-    words = [0] * _TABLE_ENTRIES
+def entry_number(address: int, shift: int) -> int:
+    """Which entry of its table an address goes through."""
+    return address >> shift & kernel.TABLE_ENTRIES - 1
+
+
+def table(entries: dict[int, int]) -> bytes:
+    """A table of tables, from the number of each entry to the physical address of the next table."""
+    words = [0] * kernel.TABLE_ENTRIES
     for index, physical_bytes in entries.items():
         words[index] = physical_bytes | kernel.TABLE_FLAGS
-    return struct.pack(f"<{_TABLE_ENTRIES}Q", *words)
+    return struct.pack(f"<{kernel.TABLE_ENTRIES}Q", *words)
 
 
 def _large_pages(count: int) -> bytes:
@@ -89,8 +94,17 @@ def page_descriptors(run: ClassRun) -> Iterator[tuple[int, bytes]]:
         yield run.first_page, kernel.PAGE_DESCRIPTOR.pack(descriptor) * run.page_count
         return
     for first_page, order in _buddy_blocks(run.first_page, run.page_count):
-        head = kernel.PageDescriptor(private=order, mapcount=kernel.BUDDY_MAPCOUNT, refcount=0)
-        yield first_page, kernel.PAGE_DESCRIPTOR.pack(head)
+        yield first_page, free_descriptor(order)
+
+
+def user_descriptor(address: int) -> bytes:
+    """The descriptor of the page that a process has at a virtual address."""
+    return kernel.PAGE_DESCRIPTOR.pack(_DESCRIPTORS[PageClass.USER]._replace(page_index=address // PAGE_SIZE_BYTES))
+
+
+def free_descriptor(order: int) -> bytes:
+    """The first descriptor of a free block of 2**order pages."""
+    return kernel.PAGE_DESCRIPTOR.pack(kernel.PageDescriptor(private=order, mapcount=kernel.BUDDY_MAPCOUNT, refcount=0))
 
 
 def _buddy_blocks(page: int, count: int) -> Iterator[tuple[int, int]]:

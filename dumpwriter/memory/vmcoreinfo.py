@@ -50,6 +50,7 @@ def _symbols() -> list[str]:
         "_stext": kernel.TEXT,
         "mem_map": kernel.MEM_MAP_POINTER,
         "ghostdump_bugcheck": kernel.BUGCHECK_ENTRY,
+        "ghostdump_processes": kernel.PROCESS_TABLE,
     }
     variables = _offsets(PRINTK_VARIABLES.fields)
     symbols.update({name: kernel.PRINTK_VARIABLES + variables[name] for name in _PRINTK_SYMBOLS})
