@@ -104,6 +104,8 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         region = facts["region"]
         extents = format_count(len(region["extents"]), "extent")
         rows.append(("region", f"{region['path']}, {format_size(region['size_bytes'])} in {extents}"))
+    if facts.get("paging"):
+        rows.append(("paging", _describe_paging(facts["paging"])))
     if facts.get("warning"):
         rows.append(("warning", facts["warning"]))
     if facts.get("sealed_for"):
@@ -122,6 +124,15 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("crash", f"{crash['code']:#x} {crash['text']}"))
         rows.append(("dump", describe_dump(crash)))
     return rows
+
+
+def _describe_paging(paging: dict[str, Any]) -> str:
+    if paging["reason"]:
+        return str(paging["reason"])
+    return (
+        f"{paging['pages_resident']} pages in memory, {paging['pages_out']} out; {paging['page_outs']} moved out, "
+        f"{paging['checks']} checked on their way back"
+    )
 
 
 def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -43,6 +43,12 @@ class Register(IntEnum):
     RESIDENT_BYTES_DUMPED = 25
     REHEARSALS = 26  # how many were asked for and are over; the outcome of the last is in the reason
     BOOT_STAGE = 27  # `BootStage`; also while nothing can be written to the disk yet
+    PAGES_RESIDENT = 28  # from here on: pages of the simulated processes, as the pager counts them
+    PAGES_OUT = 29
+    PAGE_OUTS = 30
+    PAGE_INS = 31
+    PAGE_CHECKS = 32
+    PAGE_FAILURES = 33
 
 
 class Call(IntEnum):

@@ -26,6 +26,8 @@ from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.machine import arming
 from dumpwriter.machine.lastdump import LastDump
+from dumpwriter.machine.pager import INPAGE_ERROR, InPageError, Pager
+from dumpwriter.machine.paging import Paging
 from dumpwriter.machine.panel import Panel
 from dumpwriter.machine.regionfile import RegionFile
 from dumpwriter.machine.replay import replay
@@ -41,6 +43,7 @@ from vdisk.controller import Controller
 from vdisk.errors import ArmingError, DeviceError, FilesystemError, ImageError, RecoveryError, naming
 from vdisk.ext4.filesystem import Ext4Filesystem
 from vdisk.imagefile import ImageFile, open_locked
+from vdisk.layers.mapped import Mapped
 from vdisk.mount.attach import check_mountpoint
 from vdisk.mount.control import ControlFile
 from vdisk.mount.operations import Operations
@@ -86,6 +89,7 @@ class Machine:
         self._stop = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
         self._source: MemorySource | None = None
+        self._paging: Paging | None = None
         self._standbys: Standbys | None = None
         self._is_region_ours = False  # a dump that could not be taken out outlives a clean shutdown
         lock = open_locked(request.image)
@@ -198,7 +202,20 @@ class Machine:
         block = arming.make_control_block(self._record, extents, self._source, self._volume_key, seal)
         hardware = Hardware(self._image, self._registers, self._source, self._runtime)
         self._standbys = Standbys(hardware, block)
+        self._start_paging(extents)
         self._armed()
+
+    def _start_paging(self, extents: ExtentMap) -> None:
+        """Where the region is the page file and the memory has processes; else the page file idles, and says so."""
+        assert self._source is not None
+        if self._record.region_kind != RegionKind.PAGEFILE:
+            return
+        memory, reason = self._source.user_memory, None
+        if memory is None:
+            reason = f"the page file idles: no process of ours is in a memory of kind {self._source.kind}"
+        else:
+            self._paging = Paging(Pager(memory, Mapped(self._live.device, extents)), self._runtime, self.panel.log)
+        self.panel.publish(paging={"reason": reason})
 
     def _prepare_region(self, size_bytes: int) -> ExtentMap:
         """A page file that held a dump is not paged to again, where there is room for another."""
@@ -231,6 +248,9 @@ class Machine:
             on_ready()
 
         async with trio.open_nursery() as nursery:
+            if self._paging is not None:
+                operations.on_use = self._paging.note_use
+                nursery.start_soon(self._keep_paging, self._paging)
             nursery.start_soon(self._maintain_filesystem)
             nursery.start_soon(self._keep_standbys)
             await serve(
@@ -256,6 +276,12 @@ class Machine:
                 self._filesystem.maintain()
             except FilesystemError as failure:
                 self.bugcheck(FILESYSTEM_BUGCHECK, (0, 0, 0, 0), f"the filesystem failed: {failure}")
+
+    async def _keep_paging(self, paging: Paging) -> None:
+        try:
+            await paging.run()
+        except InPageError as lost:
+            self.bugcheck(INPAGE_ERROR, lost.parameters, str(lost))
 
     async def _keep_standbys(self) -> None:
         if self._standbys is not None:

@@ -11,6 +11,14 @@ from dumpwriter.verdict import Verdict
 if TYPE_CHECKING:
     from dumpwriter.runtime import RuntimeFile
 
+PAGING_REGISTERS = {
+    "pages_resident": Register.PAGES_RESIDENT,
+    "pages_out": Register.PAGES_OUT,
+    "page_outs": Register.PAGE_OUTS,
+    "page_ins": Register.PAGE_INS,
+    "checks": Register.PAGE_CHECKS,
+    "failures": Register.PAGE_FAILURES,
+}
 RUNNING = (MachineState.BOOTING, MachineState.ARMED, MachineState.DISARMED, MachineState.STOPPING)
 
 
@@ -23,6 +31,7 @@ def describe(runtime: RuntimeFile) -> dict[str, Any]:
         "state": state.name.lower(),
         "pid": runtime[Register.MACHINE_PID],
         "standby": standby | {"pid": runtime[Register.STANDBY_PID] if standby_is_alive(runtime) else None},
+        "paging": _describe_paging(runtime, document.get("paging")),
         "crash": _describe_crash(runtime) if state not in RUNNING else None,
     }
 
@@ -48,6 +57,13 @@ def machine_is_alive(runtime: RuntimeFile) -> bool:
 
 def standby_is_alive(runtime: RuntimeFile) -> bool:
     return is_alive(runtime[Register.STANDBY_PID], runtime[Register.STANDBY_START])
+
+
+def _describe_paging(runtime: RuntimeFile, facts: dict[str, Any] | None) -> dict[str, Any] | None:
+    """None where the region is no page file."""
+    if facts is None:
+        return None
+    return facts | {name: runtime[register] for name, register in PAGING_REGISTERS.items()}
 
 
 def _describe_crash(runtime: RuntimeFile) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Operations(pyfuse3.Operations):
     """A filesystem and the control directory at its root.
 
     `on_open(path, ino)` hears of every file opened or created, `on_failure(handler, exception)` of every answer EIO.
+    `on_use()`, which may be set, hears of every look-up, open, read and write, and must be quick.
     """
 
     supports_dot_lookup = False
@@ -61,6 +62,7 @@ class Operations(pyfuse3.Operations):
         self._nodes = NodeTable(filesystem)
         self._capabilities = CapabilityCache(filesystem)
         self._on_open = on_open
+        self.on_use: Callable[[], object] = _nothing
         self.on_failure = on_failure
 
     def forget_all(self) -> None:
@@ -77,6 +79,7 @@ class Operations(pyfuse3.Operations):
         if parent_inode == pyfuse3.ROOT_INODE and name == CONTROL_NAME:
             return self._control.entry(CONTROL_NODE)
         _check_length(name)
+        self.on_use()
         parent = _real(parent_inode)
         try:
             ino = self._filesystem.lookup(parent, name)
@@ -248,6 +251,7 @@ class Operations(pyfuse3.Operations):
         self._filesystem.set_attributes(ino, mode=mode, size_bytes=0, mtime_ns=now_ns, ctime_ns=now_ns)
 
     def _opened(self, ino: int) -> pyfuse3.FileInfo:
+        self.on_use()
         self._on_open(self._nodes.path(ino), ino)
         pinned = self._filesystem.is_pinned(ino)
         return pyfuse3.FileInfo(fh=ino, direct_io=pinned, keep_cache=not pinned)
@@ -256,12 +260,14 @@ class Operations(pyfuse3.Operations):
     def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]  # pyfuse3 takes both
         if is_control(fh):
             return self._control.read(fh, off, size)
+        self.on_use()
         return self._filesystem.read(fh, off, size)
 
     @handler
     def write(self, fh: int, off: int, buf: bytes) -> int:
         if is_control(fh):
             return self._control.write(fh, buf)
+        self.on_use()
         return self._filesystem.write(fh, off, buf)
 
     @handler
