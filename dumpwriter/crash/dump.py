@@ -30,6 +30,7 @@ from dumpwriter.formats.region import (
 from dumpwriter.frames import DumpIdentity, encode_dump_header, encode_frame, page_count
 from dumpwriter.sealing import UNSEALED
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
+from vdisk.bootarea import BootStage
 from vdisk.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Cause(NamedTuple):
     parameters: tuple[int, int, int, int]
     text: str
     time_ns: int
+    boot_stage: int = BootStage.RUNNING  # how far the machine was
 
 
 class DumpJob(NamedTuple):
@@ -192,6 +194,7 @@ def _write_headers(job: DumpJob, progress: Progress, state: DumpState, end_time_
         crash_time_ns=cause.time_ns,
         end_time_ns=end_time_ns,
         cause_text=cut_text(cause.text, 128),
+        boot_stage=cause.boot_stage,
     )
     for offset_bytes, block in _headers(job.extents, header, job.sealer):
         try:
@@ -245,6 +248,7 @@ def _header(identity: DumpIdentity, extents: ExtentMap, state: DumpState, armed_
         crash_time_ns=0,
         end_time_ns=0,
         cause_text=b"",
+        boot_stage=BootStage.OFF,
         seal_fingerprint=bytes(32),
         seal_nonce=bytes(12),
         seal_tag=bytes(16),

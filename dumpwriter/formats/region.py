@@ -130,6 +130,7 @@ class DumpHeader(NamedTuple):
     crash_time_ns: Annotated[int, "Q"]
     end_time_ns: Annotated[int, "Q"]
     cause_text: Annotated[bytes, "128s"]  # UTF-8, padded with zeros
+    boot_stage: Annotated[int, "I"]  # `BootStage`: how far the machine was
     seal_fingerprint: Annotated[bytes, "32s"]  # as in FrameSeal; zero where the dump is not sealed
     seal_nonce: Annotated[bytes, "12s"]
     seal_tag: Annotated[bytes, "16s"]  # AES-256-GCM over this record, with the tag and the digest zero
@@ -225,7 +226,7 @@ class SecondaryPiece(NamedTuple):
     length_bytes: Annotated[int, "Q"]
 
 
-DUMP_HEADER = Layout(DumpHeader, size_bytes=404)
+DUMP_HEADER = Layout(DumpHeader, size_bytes=408)
 FRAME_HEADER = Layout(FrameHeader, size_bytes=104)
 PLACE = Layout(Place, size_bytes=16)
 PAGE_RUN = Layout(PageRun, size_bytes=16)

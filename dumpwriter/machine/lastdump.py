@@ -1,27 +1,29 @@
-"""The dump of the last run, taken out at boot: from the region into the disk's own filesystem.
+"""The dumps of earlier runs, taken out at boot: from the region and the boot area into the disk's own filesystem.
 
-While the dump is in the region nobody gets its blocks, its own copy included. They are given back, and the region is
-marked, only after the copy is durable.
+There may be several: a machine that crashes before it could take the last dump out leaves a small one beside it. They
+come out in the order in which the machine was armed for them. While a dump is in the region nobody gets its blocks, a
+copy of it included. They are given back, and a place is marked, only after the copy is durable.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dumpwriter.machine.regionfile import RegionFile
 from dumpwriter.recovery.diskstore import DiskStore
-from dumpwriter.recovery.extraction import RegionSource, extract
-from dumpwriter.recovery.offline import identity_of, may_be_marked, reason_for_none
-from dumpwriter.recovery.report import describe_nothing
-from dumpwriter.verdict import Reason, Verdict
+from dumpwriter.recovery.extraction import extract
+from dumpwriter.recovery.offline import may_be_marked, source_of
+from dumpwriter.recovery.places import PlaceKind, reason_for_none, region_place
+from dumpwriter.recovery.report import describe_nothing, headline
+from dumpwriter.verdict import Verdict
 from vdisk.bootarea import RegionKind, RegionState
 from vdisk.errors import FormatError, RecoveryError
-from vdisk.layers.mapped import Mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dumpwriter.recovery.extraction import Extraction
+    from dumpwriter.recovery.places import Place
     from dumpwriter.recovery.retention import Retention
     from vdisk.blockdevice import BlockDevice
     from vdisk.bootarea import BootArea, BootRecord
@@ -29,55 +31,67 @@ if TYPE_CHECKING:
     from vdisk.extent import ExtentMap
 
 
-class Outcome(NamedTuple):
-    """The boot record as it is now, and what was found."""
-
-    record: BootRecord
-    report: dict[str, Any]
+TITLES = {PlaceKind.REGION: "the region", PlaceKind.SMALL: "the small dump"}
 
 
-class LastDump:
-    """What a boot knows of the last run's dump, and where it can go."""
+class LastDumps:
+    """What a boot knows of the dumps of earlier runs, and where they can go.
 
-    def __init__(self, device: BlockDevice, area: BootArea, record: BootRecord, filesystem: Ext4Filesystem) -> None:
+    `record` is the boot record as it is now.
+    """
+
+    def __init__(
+        self,
+        device: BlockDevice,
+        area: BootArea,
+        record: BootRecord,
+        filesystem: Ext4Filesystem,
+        places: list[Place],
+    ) -> None:
+        """`places` are looked into, in their order; all of them may hold a dump."""
+        self.record = record
         self._device = device
         self._area = area
-        self._record = record
         self._filesystem = filesystem
         self._region_file = RegionFile(filesystem, RegionKind(record.region_kind))
+        self._places = places
+        self._reports: list[dict[str, Any]] = []
 
-    def give_up(self) -> Outcome:
-        """Discard a dump that may be there, on request."""
-        reason = reason_for_none(self._record)
-        if reason is None:
-            reason = Reason.DISCARDED
-            self._mark(RegionState.DISCARDED)
-        return Outcome(self._record, describe_nothing(reason))
+    @property
+    def report(self) -> dict[str, Any]:
+        """The newest dump that was found; or why there is none."""
+        return headline(self._reports) or describe_nothing(reason_for_none(self.record))
 
-    def take_out(self, retention: Retention, progress: Callable[[int, int], None]) -> Outcome:
-        """Copy it, durably, and mark the region. Raises `RecoveryError` where it has to stay where it is."""
-        reason = reason_for_none(self._record)
-        if reason is not None:
-            return Outcome(self._record, describe_nothing(reason))
+    def give_up(self) -> None:
+        """Discard every dump that may be there, on request."""
+        for place in self._places:
+            self._mark(place, RegionState.DISCARDED)
+
+    def take_out(self, retention: Retention, progress: Callable[[int, int], None]) -> None:
+        """Copy each, durably, and mark its place. Raises `RecoveryError` where one has to stay where it is."""
         try:
-            findings, report = self._copy(retention, progress)
+            if region_place(self.record).is_untaken:
+                self._keep_blocks(self._area.read_extents(self.record))
+            for place in self._places:
+                self._take_out(place, retention, progress)
+            self._filesystem.release_reserved()
+            self._region_file.unpin()
         except FormatError as damage:
             raise RecoveryError(str(damage)) from None
         except OSError as error:
             raise RecoveryError(f"cannot write the dump's copy: {error.strerror or error}") from None
-        self._filesystem.commit()
-        if findings.reads_failed and findings.verdict != Verdict.COMPLETE:
-            raise RecoveryError(f"the disk failed {findings.reads_failed} reads of the region")
-        if may_be_marked(findings):
-            self._mark(RegionState.TAKEN)
-        self._filesystem.release_reserved()
-        self._region_file.unpin()
-        return Outcome(self._record, report)
 
-    def _copy(self, retention: Retention, progress: Callable[[int, int], None]) -> Extraction:
-        recorded = self._area.read_extents(self._record)
-        self._keep_blocks(recorded)
-        source = RegionSource(Mapped(self._device, recorded), identity_of(self._record))
+    def _take_out(self, place: Place, retention: Retention, progress: Callable[[int, int], None]) -> None:
+        findings, report = self._copy(place, retention, progress)
+        self._filesystem.commit()
+        self._reports.append(report)
+        if findings.reads_failed and findings.verdict != Verdict.COMPLETE:
+            raise RecoveryError(f"the disk failed {findings.reads_failed} reads of {TITLES[place.kind]}")
+        if may_be_marked(findings):
+            self._mark(place, RegionState.TAKEN)
+
+    def _copy(self, place: Place, retention: Retention, progress: Callable[[int, int], None]) -> Extraction:
+        source = source_of(self._device, self._area, self.record, place)
         return extract(source, DiskStore(self._filesystem), retention, progress)
 
     def _keep_blocks(self, recorded: ExtentMap) -> None:
@@ -90,5 +104,5 @@ class LastDump:
         else:
             self._filesystem.reserve(recorded.runs(0, recorded.size_bytes))
 
-    def _mark(self, state: RegionState) -> None:
-        self._record = self._area.write(self._record._replace(region_state=state))
+    def _mark(self, place: Place, state: RegionState) -> None:
+        self.record = self._area.write(place.recorded(self.record, state))

@@ -25,7 +25,7 @@ from dumpwriter.dumpkeys import fingerprint, load_public_key, new_seal
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.machine import arming
-from dumpwriter.machine.lastdump import LastDump
+from dumpwriter.machine.lastdump import LastDumps
 from dumpwriter.machine.pager import INPAGE_ERROR, InPageError, Pager
 from dumpwriter.machine.paging import Paging
 from dumpwriter.machine.panel import Panel
@@ -35,7 +35,8 @@ from dumpwriter.machine.standbys import Hardware, Standbys
 from dumpwriter.machine.trigger import parse_trigger
 from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
-from dumpwriter.recovery.report import describe_extents
+from dumpwriter.recovery.places import untaken_places
+from dumpwriter.recovery.report import describe_extents, without_page_lists
 from dumpwriter.recovery.retention import Retention
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootStage, RegionKind, RegionState
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
     from vdisk.extent import ExtentMap
     from vdisk.secret import Secret
 
-PAGE_LISTS = ("missing", "left_out")  # as long as memory is torn; the report beside the vmcore has them
 MAINTENANCE_SECONDS = 1.0
 FILESYSTEM_BUGCHECK = 0x24
 
@@ -168,20 +168,22 @@ class Machine:
     def _recover(self) -> None:
         """Take the dump of the last run out of the region. Raises `RecoveryError` where it has to stay there."""
         request = self.request
-        last = LastDump(self._live.device, self._area, self._record, self._filesystem)
+        last = LastDumps(self._live.device, self._area, self._record, self._filesystem, untaken_places(self._record))
         try:
             if request.discard_dump:
-                outcome = last.give_up()
+                last.give_up()
             else:
-                outcome = last.take_out(Retention(request.keep, request.min_free_bytes), self.panel.show_step)
+                last.take_out(Retention(request.keep, request.min_free_bytes), self.panel.show_step)
         except RecoveryError as refusal:
             raise RecoveryError(
                 f"{refusal}; the dump stays in the region: make room in /var/crash, unmount and mount again; or "
                 f"unmount and ghostdump recover {request.image} --output DIR; or give it up with "
                 f"ghostdump mount --discard-dump {request.image} {request.mountpoint}"
             ) from None
-        self._record, report = outcome
-        self.panel.publish(last_recovery={key: value for key, value in report.items() if key not in PAGE_LISTS})
+        finally:
+            self._record = last.record
+        report = last.report
+        self.panel.publish(last_recovery=without_page_lists(report))
         self.panel.log(f"recovery: {report['verdict']} {report['reason']} {report['path'] or ''}".rstrip())
 
     def _arm(self) -> None:

@@ -18,6 +18,7 @@ from dumpwriter.export.elf import ElfLayout
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
 from dumpwriter.recovery.crashstore import REPORT, REPORT_SIZE_BYTES_MAX, SEALED, VMCORE
 from dumpwriter.recovery.opening import WithoutKey
+from dumpwriter.recovery.places import PlaceKind
 from dumpwriter.recovery.report import describe_findings, iso_time
 from dumpwriter.recovery.retention import next_name, numbered, superseded
 from dumpwriter.recovery.scan import Findings, PageSink, header_blocks, recover, recover_scattered
@@ -52,6 +53,10 @@ class DumpSource(Protocol):
     @property
     def identity(self) -> DumpIdentity: ...
 
+    @property
+    def kind(self) -> str:
+        """Where it is, as the report says."""
+
     def read(self, sink: PageSink, progress: Progress, opener: Opener) -> Findings: ...
 
     def header_blocks(self) -> list[bytes]:
@@ -59,10 +64,11 @@ class DumpSource(Protocol):
 
 
 class RegionSource(NamedTuple):
-    """A dump in its region, by recorded extents."""
+    """A dump in its place, by recorded extents."""
 
     region: Mapped
     identity: DumpIdentity
+    kind: str = PlaceKind.REGION
 
     def read(self, sink: PageSink, progress: Progress, opener: Opener) -> Findings:
         return recover(self.region, self.identity, sink, progress, opener)
@@ -77,6 +83,7 @@ class CarvedSource(NamedTuple):
     disk: BlockDevice
     identity: DumpIdentity
     frames: list[Frame]
+    kind: str = "carved"
 
     def read(self, sink: PageSink, progress: Progress, opener: Opener) -> Findings:
         return recover_scattered(self.disk, self.identity, self.frames, sink, progress, opener)
@@ -169,7 +176,7 @@ def extract(
     survey = Survey()
     opener = opener or WithoutKey(survey.sealed)
     findings = source.read(survey, lambda done, total: progress(done, 2 * total), opener)
-    report = describe_findings(findings, source.identity)
+    report = describe_findings(findings, source.identity) | {"kind": source.kind}
     if findings.verdict == Verdict.NONE:
         if opener.why_nothing():
             raise KeyFileError(opener.why_nothing())

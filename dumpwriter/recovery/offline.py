@@ -7,10 +7,17 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dumpwriter.formats.region import DumpState
-from dumpwriter.frames import DumpIdentity
 from dumpwriter.recovery.carving import carve
 from dumpwriter.recovery.extraction import CarvedSource, RegionSource, Survey, extract
-from dumpwriter.recovery.report import describe_extents, describe_findings, describe_header, describe_nothing, iso_time
+from dumpwriter.recovery.places import reason_for_none, region_place, small_places, taken_places, untaken_places
+from dumpwriter.recovery.report import (
+    describe_extents,
+    describe_findings,
+    describe_header,
+    describe_nothing,
+    headline,
+    iso_time,
+)
 from dumpwriter.recovery.scan import newest_header, recover
 from dumpwriter.recovery.sealedfile import SealedFileSource, identity_in, is_sealed_file
 from dumpwriter.verdict import Reason, Verdict
@@ -28,21 +35,12 @@ if TYPE_CHECKING:
 
     from dumpwriter.recovery.crashstore import CrashStore
     from dumpwriter.recovery.opening import Opener
+    from dumpwriter.recovery.places import Place
     from dumpwriter.recovery.retention import Retention
     from dumpwriter.recovery.scan import Findings
     from vdisk.blockdevice import BlockDevice
     from vdisk.extent import ExtentMap
     from vdisk.secret import Secret
-
-# What the boot record alone rules out. What is not in the table may be a dump.
-REASONS_BY_STATE = {
-    RegionState.NONE: Reason.NEVER_ARMED,
-    RegionState.TAKEN: Reason.ALREADY_TAKEN,
-    RegionState.DISCARDED: Reason.DISCARDED,
-    RegionState.CLEAN: Reason.CLEAN,
-    RegionState.RESUMED: Reason.RESUMED,
-}
-
 
 DUMP_STATES: dict[int, str] = {state: state.name.lower() for state in DumpState}
 
@@ -55,18 +53,14 @@ class OfflineDisk(NamedTuple):
     record: BootRecord
 
 
-def reason_for_none(record: BootRecord) -> Reason | None:
-    """Why the region cannot hold a dump, as far as the boot record knows; None where it has to be read."""
-    return REASONS_BY_STATE.get(RegionState(record.region_state))
-
-
 def may_be_marked(findings: Findings) -> bool:
     """Whether a copied dump may be given up: not where there is none, nor where another try may read more of it."""
     return findings.verdict == Verdict.COMPLETE or (findings.verdict == Verdict.PARTIAL and not findings.reads_failed)
 
 
-def identity_of(record: BootRecord) -> DumpIdentity:
-    return DumpIdentity(record.dump_id, record.generation)
+def source_of(device: BlockDevice, area: BootArea, record: BootRecord, place: Place) -> RegionSource:
+    """Raises `FormatError` where the record of the region is damaged."""
+    return RegionSource(Mapped(device, place.extents(area, record)), place.identity, place.kind)
 
 
 @contextlib.contextmanager
@@ -115,29 +109,26 @@ def recover_image(
     key: Secret = NO_KEY,
     opener: Opener | None = None,
 ) -> dict[str, Any]:
-    """Copy the dump of an image out and mark the region, durably and in this order. The report says what was found.
+    """Copy the dumps of an image out and mark their places, durably and in this order. The report says what was found.
 
     Where the boot area cannot tell where the dump is, the whole image is searched for it; nothing is marked then.
     Without the key, a sealed dump is copied as it lies.
     """
-    with naming(path), opened_device(_open_for_recovery(path), key) as device:
+    is_writable = os.access(path, os.W_OK)
+    with naming(path), opened_device(open_locked(path, read_only=not is_writable), key) as device:
         try:
             area = BootArea(device)
             record = area.read()
-            reason = reason_for_none(record)
-            if reason is not None:
-                return describe_nothing(reason)
-            source = RegionSource(Mapped(device, area.read_extents(record)), identity_of(record))
+            sources = [(place, source_of(device, area, record, place)) for place in untaken_places(record)]
         except (FormatError, NotAnImageError) as damage:
             return _recover_carved(device, store, retention, progress, damage, opener)
-        extraction = extract(source, store, retention, progress, opener)
-        if may_be_marked(extraction.findings) and os.access(path, os.W_OK):
-            area.write(record._replace(region_state=RegionState.TAKEN))
-        return extraction.report
-
-
-def _open_for_recovery(path: str) -> int:
-    return open_locked(path, read_only=not os.access(path, os.W_OK))
+        reports = []
+        for place, source in sources:
+            findings, report = extract(source, store, retention, progress, opener)
+            reports.append(report)
+            if may_be_marked(findings) and is_writable:
+                record = area.write(place.recorded(record, RegionState.TAKEN))
+        return headline(reports) or describe_nothing(reason_for_none(record))
 
 
 def _recover_carved(
@@ -177,11 +168,11 @@ def recover_sealed_file(
 def verify_image(path: str, progress: Callable[[int, int], None], key: Secret = NO_KEY) -> dict[str, Any]:
     """Check every frame and copy nothing."""
     with naming(path), opened_disk(open_locked(path, read_only=True), key) as disk:
-        reason = reason_for_none(disk.record)
-        if reason is not None and reason != Reason.ALREADY_TAKEN:
-            return describe_nothing(reason)
-        findings = recover(_region(disk), identity_of(disk.record), Survey(), progress)
-        return describe_findings(findings, identity_of(disk.record))
+        reports = []
+        for place in untaken_places(disk.record) or taken_places(disk.record):
+            findings = recover(source_of(*disk, place).region, place.identity, Survey(), progress)
+            reports.append(describe_findings(findings, place.identity) | {"kind": place.kind})
+        return headline(reports) or describe_nothing(reason_for_none(disk.record))
 
 
 def describe_image(path: str, key: Secret = NO_KEY) -> dict[str, Any]:
@@ -206,11 +197,14 @@ def describe_image(path: str, key: Secret = NO_KEY) -> dict[str, Any]:
             "generation": record.generation,
             "region": None,
             "dump": None,
+            "small_dumps": [
+                _describe_small_dump(disk, place, is_readable=is_readable) for place in small_places(record)
+            ],
         }
         if record.region_state != RegionState.NONE:
             extents = disk.area.read_extents(record)
             facts["region"] = {"size_bytes": extents.size_bytes, "extents": describe_extents(extents)}
-            facts["dump"] = _describe_dump(disk, extents) if is_readable else None
+            facts["dump"] = _describe_dump(disk, region_place(record)) if is_readable else None
         return facts
 
 
@@ -222,8 +216,17 @@ def recorded_extents(path: str) -> ExtentMap:
         return disk.area.read_extents(disk.record)
 
 
-def _describe_dump(disk: OfflineDisk, extents: ExtentMap) -> dict[str, Any] | None:
-    header = newest_header(Mapped(disk.device, extents), identity_of(disk.record))
+def _describe_small_dump(disk: OfflineDisk, place: Place, *, is_readable: bool) -> dict[str, Any]:
+    return {
+        "state": place.state.name.lower(),
+        "generation": place.identity.generation,
+        "dump": _describe_dump(disk, place) if is_readable else None,
+    }
+
+
+def _describe_dump(disk: OfflineDisk, place: Place) -> dict[str, Any] | None:
+    """What the headers of a dump say; None where none is there."""
+    header = newest_header(source_of(*disk, place).region, place.identity)
     if header is None:
         return None
     return describe_header(header) | {
@@ -234,7 +237,3 @@ def _describe_dump(disk: OfflineDisk, extents: ExtentMap) -> dict[str, Any] | No
         "pages_total": header.pages_total,
         "pages_written": header.pages_written,
     }
-
-
-def _region(disk: OfflineDisk) -> Mapped:
-    return Mapped(disk.device, disk.area.read_extents(disk.record))

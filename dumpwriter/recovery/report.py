@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dumpwriter.formats.region import CauseKind
+from dumpwriter.recovery.places import PlaceKind
 from dumpwriter.verdict import Reason, Verdict
+from vdisk.bootarea import BootStage
 
 if TYPE_CHECKING:
     from dumpwriter.formats.region import DumpHeader
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from dumpwriter.recovery.scan import Findings
     from vdisk.extent import ExtentMap
 
-UNEXPLAINED: dict[str, Any] = {"cause": "unknown", "bugcheck": None, "times": {}}
+UNEXPLAINED: dict[str, Any] = {"cause": "unknown", "bugcheck": None, "stage": None, "times": {}}
 CAUSE_NAMES: dict[int, str] = {
     CauseKind.NONE: "unknown",
     CauseKind.BUGCHECK: "bugcheck",
@@ -23,6 +25,8 @@ CAUSE_NAMES: dict[int, str] = {
     CauseKind.WATCHDOG: "watchdog",
     CauseKind.HIBERNATION: "hibernation",
 }
+PAGE_LISTS = ("missing", "left_out")  # as long as memory is torn; the report beside the vmcore has them
+STAGE_NAMES: dict[int, str] = {stage: stage.label for stage in BootStage}
 
 
 def describe_findings(findings: Findings, identity: DumpIdentity) -> dict[str, Any]:
@@ -58,11 +62,31 @@ def describe_findings(findings: Findings, identity: DumpIdentity) -> dict[str, A
     }
 
 
+def headline(reports: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of what was found in several places, oldest first: the newest dump, and the others within it as `earlier`.
+
+    Where there is no dump, what the region said; None where it was not asked.
+    """
+    dumps = [report for report in reports if report["verdict"] != Verdict.NONE]
+    if dumps:
+        return dumps[-1] | ({"earlier": dumps[:-1]} if dumps[:-1] else {})
+    return next((report for report in reports if report["kind"] == PlaceKind.REGION), None)
+
+
+def without_page_lists(report: dict[str, Any]) -> dict[str, Any]:
+    """What there is room for in a status: the pages themselves are named beside the dump."""
+    short = {key: value for key, value in report.items() if key not in PAGE_LISTS}
+    if "earlier" in short:
+        short["earlier"] = [without_page_lists(older) for older in report["earlier"]]
+    return short
+
+
 def describe_nothing(reason: Reason) -> dict[str, Any]:
     """A verdict of NONE that needed no look at the region."""
     return {
         "verdict": Verdict.NONE,
         "reason": reason,
+        "kind": PlaceKind.REGION,
         "path": None,
         "pages_total": 0,
         "pages_wanted": 0,
@@ -88,6 +112,7 @@ def describe_header(header: DumpHeader) -> dict[str, Any]:
             "parameters": list(struct.unpack("<4Q", header.bugcheck_parameters)),
             "text": header.cause_text.rstrip(b"\0").decode(errors="replace"),
         },
+        "stage": STAGE_NAMES.get(header.boot_stage),
         "times": {
             "armed": iso_time(header.armed_time_ns),
             "crash": iso_time(header.crash_time_ns),

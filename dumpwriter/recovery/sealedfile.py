@@ -33,6 +33,7 @@ class SealedFileSource(NamedTuple):
 
     file: BlockDevice
     identity: DumpIdentity
+    kind: str = "file"
 
     def read(self, sink: PageSink, progress: Callable[[int, int], None], opener: Opener) -> Findings:
         header = newest(_headers(self.file, self.identity))

@@ -213,8 +213,8 @@ def _headers(image: bytes, region: Region) -> list[bytes]:
             region.generation,
             physical,
         )
-        digest = blake3.blake3(sector[:372] + bytes(32)).digest()
-        if sector[:8] == b"GHOSTDH\0" and _seal_holds(sector) and of_this_dump and digest == sector[372:404]:
+        digest = blake3.blake3(sector[:376] + bytes(32)).digest()
+        if sector[:8] == b"GHOSTDH\0" and _seal_holds(sector) and of_this_dump and digest == sector[376:408]:
             found.append(sector)
     return found
 
