@@ -24,9 +24,14 @@ from dumpwriter.formats.runtime import (
     HEAD_SIZE_BYTES,
     MAGIC,
     REASON_TEXT,
+    STANDBY_NAMES,
+    STANDBY_TABLE,
+    STANDBY_TABLE_STRIDE,
+    STANDBY_TEXTS,
     VERSION,
     MachineState,
     Register,
+    StandbyRegister,
 )
 from dumpwriter.verdict import Verdict
 from vdisk.errors import GhostdumpError, MountError
@@ -43,13 +48,13 @@ class RuntimeFile:
     def __init__(self, descriptor: int, path: str = "") -> None:
         self.descriptor = descriptor
         self.path = path
-        self._registers = memoryview(mmap.mmap(descriptor, HEAD_SIZE_BYTES)).cast("Q")
+        self.registers = memoryview(mmap.mmap(descriptor, HEAD_SIZE_BYTES)).cast("Q")
 
     def __getitem__(self, register: Register) -> int:
-        return int(self._registers[register])
+        return int(self.registers[register])
 
     def __setitem__(self, register: Register, value: int) -> None:
-        self._registers[register] = value
+        self.registers[register] = value
 
     @property
     def state(self) -> MachineState:
@@ -71,6 +76,14 @@ class RuntimeFile:
     def set_text(self, place: tuple[int, int], text: str) -> None:
         offset_bytes, size_bytes = place
         os.pwrite(self.descriptor, cut_text(text, size_bytes - 1).ljust(size_bytes, b"\0"), offset_bytes)
+
+    def standby(self, rank: int) -> StandbyRegisters:
+        return StandbyRegisters(self, rank)
+
+    @property
+    def standbys(self) -> list[StandbyRegisters]:
+        """By rank."""
+        return [self.standby(rank) for rank in range(len(STANDBY_NAMES))]
 
     def parameters(self) -> tuple[int, int, int, int]:
         """The four parameters of the bugcheck."""
@@ -95,6 +108,16 @@ class RuntimeFile:
         """What the standby says of its dump; the verdict goes last, since it says that there is one."""
         self.set_text(REASON_TEXT, reason)
         self[Register.VERDICT] = 1 + list(Verdict).index(verdict)
+
+    @property
+    def reason(self) -> str:
+        """What a standby, or the last rehearsal, had to say; empty where all went well."""
+        return self.text(REASON_TEXT)
+
+    def clear_outcome(self) -> None:
+        """Nothing is said yet: another standby is about to try."""
+        self[Register.VERDICT] = 0
+        self.set_text(REASON_TEXT, "")
 
     def verdict(self) -> Verdict | None:
         """The standby's verdict; None where it said none, or none that we know."""
@@ -121,6 +144,41 @@ class RuntimeFile:
 
     def close(self) -> None:
         os.close(self.descriptor)
+
+
+class StandbyRegisters:
+    """The part of a runtime file that is about one standby."""
+
+    def __init__(self, runtime: RuntimeFile, rank: int) -> None:
+        first = STANDBY_TABLE + rank * STANDBY_TABLE_STRIDE
+        self._registers = runtime.registers[first : first + STANDBY_TABLE_STRIDE]
+        self._runtime = runtime
+        self._place = STANDBY_TEXTS[rank]
+
+    def __getitem__(self, register: StandbyRegister) -> int:
+        return int(self._registers[register])
+
+    def __setitem__(self, register: StandbyRegister, value: int) -> None:
+        self._registers[register] = value
+
+    @property
+    def words(self) -> str:
+        """What the standby said last: why it ended, or what its rehearsal found; empty where all is well."""
+        return self._runtime.text(self._place)
+
+    @words.setter
+    def words(self, text: str) -> None:
+        self._runtime.set_text(self._place, text)
+
+    @property
+    def is_alive(self) -> bool:
+        return is_alive(self[StandbyRegister.PID], self[StandbyRegister.START])
+
+
+def by_rank(words: dict[int, str]) -> str:
+    """One line of what is said of each standby; empty where nothing is."""
+    said = [f"{STANDBY_NAMES[rank]} standby: {text}" for rank, text in sorted(words.items()) if text]
+    return "; ".join(said)
 
 
 def create(mountpoint: str) -> RuntimeFile:

@@ -10,7 +10,7 @@ import sysconfig
 from typing import TYPE_CHECKING, Any
 
 from dumpwriter import runtime
-from dumpwriter.formats.runtime import MachineState, Register
+from dumpwriter.formats.runtime import MachineState, Register, StandbyRegister
 from dumpwriter.machine.status import machine_is_alive, standby_is_alive
 from tests.mounting import wait_until
 from vdisk.mount import mountinfo
@@ -72,6 +72,11 @@ class Machine:
         os.kill(self.status()["pid"], signal.SIGKILL)
         self.wait_until_dumped()
 
+    def signal_standbys(self, order: signal.Signals) -> None:
+        for standby in self.status()["standbys"]:
+            if standby["pid"]:
+                os.kill(standby["pid"], order)
+
     def wait_until_dumped(self) -> None:
         found = runtime.find(str(self.mountpoint))
         assert found is not None
@@ -104,10 +109,13 @@ class Machine:
         """Take everything away, in whatever state it is."""
         found = runtime.find(str(self.mountpoint))
         if found is not None:
-            # The standby first: it would answer the machine's death with a dump.
-            for pid, alive in ((Register.STANDBY_PID, standby_is_alive), (Register.MACHINE_PID, machine_is_alive)):
-                if alive(found):
-                    os.kill(found[pid], signal.SIGKILL)
+            # The standbys first: they would answer the machine's death with a dump. It is held, since it replaces them.
+            for order in (signal.SIGSTOP, signal.SIGKILL):
+                if machine_is_alive(found):
+                    os.kill(found[Register.MACHINE_PID], order)
+                for standby in found.standbys:
+                    if standby.is_alive:
+                        os.kill(standby[StandbyRegister.PID], signal.SIGKILL)
             wait_until(lambda: not machine_is_alive(found), "the machine's process ends")
             found.remove()
             found.close()

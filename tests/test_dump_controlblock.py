@@ -37,7 +37,7 @@ BLOCK = ControlBlock(
 def test_what_was_sealed_is_what_is_found() -> None:
     descriptor = controlblock.seal(BLOCK)
     try:
-        assert controlblock.unseal(descriptor) == BLOCK
+        assert controlblock.unseal(descriptor).read() == BLOCK
         with pytest.raises(PermissionError):
             os.pwrite(descriptor, b"x", 0)
         with pytest.raises(PermissionError):

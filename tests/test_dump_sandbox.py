@@ -67,9 +67,9 @@ def test_the_standby_is_confined_and_holds_only_what_it_was_given(machine: Machi
     machine.create()
     machine.mount()
     status = machine.status()
-    standby = Path("/proc") / str(status["standby"]["pid"])
+    standby = Path("/proc") / str(status["standbys"][0]["pid"])
     said = (standby / "status").read_text()
-    assert status["standby"]["confined"] == ("Seccomp:\t2" in said)
+    assert status["standbys"][0]["confined"] == ("Seccomp:\t2" in said)
     assert "NoNewPrivs:\t1" in said
     held = {os.readlink(descriptor) for descriptor in (standby / "fd").iterdir()}
     permitted = (
@@ -92,7 +92,7 @@ def test_the_standby_does_not_grow_while_it_dumps(machine: Machine) -> None:
     memory = machine.directory / "memory.raw"
     memory.write_bytes(os.urandom(1 << 20) * 256)
     machine.mount("--memory-image", memory)
-    standby = Path("/proc") / str(machine.status()["standby"]["pid"])
+    standby = Path("/proc") / str(machine.status()["standbys"][0]["pid"])
     armed_kib = resident_kib(standby, "VmRSS")
     peak = machine.facts("crash", machine.mountpoint)["resident_growth_bytes"]
     assert peak < 8 << 20, f"armed with {armed_kib} KiB"

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
-from dumpwriter.crash import standby
-from dumpwriter.crash.writer import WriterThreads
+from dumpwriter.crash import controlblock, standby
+from dumpwriter.crash.clone import OPEN_SECONDS, REHEARSAL_SECONDS, Clone, Handles, must_be_our_disk
+from dumpwriter.crash.controlblock import PrivateBlock
+from tests.test_dump_controlblock import BLOCK
 from vdisk.bootarea import RECORD_OFFSETS_BYTES, BootArea, new_record
 from vdisk.errors import DeviceError, PowerLost
 from vdisk.memorydisk import MemoryDisk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from trio.testing import MockClock
 
@@ -29,10 +33,20 @@ class Block:
 
 
 @pytest.fixture
-def threads() -> Iterator[WriterThreads]:
-    made = WriterThreads(2)
-    yield made
-    made.close()
+def stalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clone]:
+    """The clone of a disk on which a read does not return."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(4096))
+    descriptor = os.open(image, os.O_RDWR)
+    handles = Handles(0, -1, -1, -1, descriptor, -1, -1, -1, -1)
+    runtime: Any = None
+    let_go = threading.Event()
+    clone = Clone(handles, PrivateBlock(controlblock.encode(BLOCK)), runtime)
+    monkeypatch.setattr(clone, "_open_disk", let_go.wait)
+    yield clone
+    let_go.set()
+    clone._threads.close()
+    os.close(descriptor)
 
 
 @pytest.fixture
@@ -42,28 +56,17 @@ def disk() -> MemoryDisk:
     return made
 
 
-@pytest.fixture
-def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A disk on which a read does not return."""
-    let_go = threading.Event()
-    monkeypatch.setattr(standby, "_open_disk", lambda *_: let_go.wait())
-    yield
-    let_go.set()
-
-
-@pytest.mark.usefixtures("stalled")
-async def test_a_disk_that_does_not_answer_ends_in_a_reason(threads: WriterThreads, autojump_clock: MockClock) -> None:
-    nothing: Any = None
+async def test_a_disk_that_does_not_answer_ends_in_a_reason(stalled: Clone, autojump_clock: MockClock) -> None:
     started = trio.current_time()
     with pytest.raises(DeviceError, match="did not answer within"):
-        await standby._take_disk_over(nothing, nothing, threads)
-    assert "did not let the clone rehearse" in await standby._rehearse(nothing, nothing, threads)
-    assert trio.current_time() - started <= standby.OPEN_SECONDS + standby.REHEARSAL_SECONDS + 1
+        await stalled._take_disk_over()
+    assert "did not let the clone rehearse" in await stalled.rehearse()
+    assert trio.current_time() - started <= OPEN_SECONDS + REHEARSAL_SECONDS + 1
 
 
 def must_be_ours(disk: MemoryDisk) -> None:
     block: Any = Block
-    standby._must_be_our_disk(disk, block)
+    must_be_our_disk(disk, block)
 
 
 def test_the_sanity_read_knows_its_disk(disk: MemoryDisk) -> None:

@@ -139,11 +139,11 @@ def test_a_stopped_standby_does_not_hold_the_machine(machine: Machine) -> None:
     machine.create()
     machine.mount()
     status = machine.status()
-    os.kill(status["standby"]["pid"], signal.SIGSTOP)
+    machine.signal_standbys(signal.SIGSTOP)
     crash = subprocess.Popen([COMMAND, "crash", machine.mountpoint], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: machine.status()["state"] == "crashed", "the bugcheck ran")
     wait_until(lambda: not os.path.exists(f"/proc/{status['pid']}/exe"), "the machine ends without its standby")
-    os.kill(status["standby"]["pid"], signal.SIGCONT)
+    machine.signal_standbys(signal.SIGCONT)
     output, complaint = crash.communicate(timeout=60)
     assert crash.returncode == 0, complaint
     assert b"COMPLETE" in output

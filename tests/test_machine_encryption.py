@@ -138,7 +138,7 @@ def test_drivers_and_status_show_the_filters_and_nothing_shows_the_key(machine: 
     secrets = [bytes(volume_key(machine, key_file)), key_file.read_bytes()]
     shown = {secret[:8].hex().encode() for secret in secrets} | {secret[:8] for secret in secrets}
     places = [machine.mountpoint / ".ghostdump" / name for name in ("status", "drivers", "log")]
-    for pid in (status["pid"], status["standby"]["pid"]):
+    for pid in (status["pid"], *(standby["pid"] for standby in status["standbys"])):
         places += [Path(f"/proc/{pid}/{name}") for name in ("cmdline", "environ")]
     for place in places:
         content = place.read_bytes()
@@ -271,7 +271,8 @@ def test_a_cipher_that_is_broken_at_the_crash_writes_nothing(machine: Machine, k
     extents = machine.facts("extents", machine.mountpoint)
     before = region_digest(machine, extents)
     exponents = xts.EXPONENTS.tobytes()
-    assert overwrite(machine.status()["standby"]["pid"], exponents, exponents[::-1])
+    for standby in machine.status()["standbys"]:
+        assert overwrite(standby["pid"], exponents, exponents[::-1])
     crash = machine.crash(check=1)
     assert crash["verdict"] == "NONE"
     assert "IEEE 1619" in crash["reason"]

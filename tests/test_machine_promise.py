@@ -132,12 +132,12 @@ def test_the_dump_changes_no_block_but_its_own(machine: Machine, pieces: int) ->
     machine.mount()
     shutil.copytree("/usr/share/doc/bash", machine.mountpoint / "doc", symlinks=True)
     status = machine.status()
-    os.kill(status["standby"]["pid"], signal.SIGSTOP)
+    machine.signal_standbys(signal.SIGSTOP)
     os.kill(status["pid"], signal.SIGKILL)
     wait_until(lambda: not os.path.exists(f"/proc/{status['pid']}"), "the mount process is gone")
     before = machine.directory / "before.img"
     subprocess.run(["cp", "--sparse=always", machine.image, before], check=True)
-    os.kill(status["standby"]["pid"], signal.SIGCONT)
+    machine.signal_standbys(signal.SIGCONT)
     machine.wait_until_dumped()
 
     boot_area = machine.image.stat().st_size - (8 << 20)
@@ -292,10 +292,10 @@ def test_a_mount_that_does_not_answer_is_crashed_all_the_same(machine: Machine) 
 def test_a_standby_that_dies_is_replaced(machine: Machine) -> None:
     machine.create()
     machine.mount()
-    first = machine.status()["standby"]["pid"]
+    first = machine.status()["standbys"][0]["pid"]
     os.kill(first, signal.SIGKILL)
     wait_until(
-        lambda: machine.status()["standby"]["pid"] not in (None, first) and machine.status()["state"] == "armed",
+        lambda: machine.status()["standbys"][0]["pid"] not in (None, first) and machine.status()["state"] == "armed",
         "another standby is armed",
     )
     assert machine.crash()["verdict"] == "COMPLETE"
@@ -306,7 +306,7 @@ def test_the_standby_holds_the_lock_until_the_dump_is_written(machine: Machine) 
     machine.create()
     machine.mount()
     status = machine.status()
-    os.kill(status["standby"]["pid"], signal.SIGSTOP)
+    machine.signal_standbys(signal.SIGSTOP)
     os.kill(status["pid"], signal.SIGKILL)
     said = machine.run("recover", machine.image, "--output", "out", check=1).stderr
     assert "in use" in said
@@ -315,7 +315,7 @@ def test_the_standby_holds_the_lock_until_the_dump_is_written(machine: Machine) 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    os.kill(status["standby"]["pid"], signal.SIGCONT)
+    machine.signal_standbys(signal.SIGCONT)
     output, complaint = next_mount.communicate(timeout=60)
     assert next_mount.returncode == 0, complaint
     assert b"COMPLETE" in output

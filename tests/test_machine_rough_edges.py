@@ -82,14 +82,14 @@ def test_a_machine_without_a_standby_never_says_armed(machine: Machine) -> None:
     killed: set[int] = set()
 
     def kill_the_standby() -> bool:
-        pid = machine.status()["standby"]["pid"]
-        if pid is not None and pid not in killed:
-            os.kill(pid, signal.SIGKILL)
-            killed.add(pid)
-        return len(killed) == 4
+        for standby in machine.status()["standbys"]:
+            if standby["pid"] not in (None, *killed):
+                os.kill(standby["pid"], signal.SIGKILL)
+                killed.add(standby["pid"])
+        return len(killed) == 8
 
     wait_until(kill_the_standby, "each standby is replaced, three times")
-    wait_until(lambda: "standby died" in (machine.status()["reason"] or ""), "the machine has noticed")
+    wait_until(lambda: "standby: it died" in (machine.status()["reason"] or ""), "the machine has noticed")
     assert machine.status()["state"] == "disarmed"
 
 
@@ -184,10 +184,10 @@ def test_who_holds_the_image_is_named(machine: Machine) -> None:
     said = machine.run("recover", machine.image, "--output", "out", check=1).stderr
     assert f"ghostdump unmount {machine.mountpoint}" in said
     status = machine.status()
-    os.kill(status["standby"]["pid"], signal.SIGSTOP)
+    machine.signal_standbys(signal.SIGSTOP)
     os.kill(status["pid"], signal.SIGKILL)
     wait_until(lambda: machine.status()["state"] == "crashed", "the machine is dead")
     said = machine.run("recover", machine.image, "--output", "out", check=1).stderr
-    assert f"process {status['standby']['pid']}" in said
-    os.kill(status["standby"]["pid"], signal.SIGCONT)
+    assert f"process {status['standbys'][0]['pid']}" in said
+    machine.signal_standbys(signal.SIGCONT)
     machine.wait_until_dumped()

@@ -54,7 +54,7 @@ def test_a_user_without_root_has_the_whole_story(users_machine: Machine) -> None
     machine.mount()
     status = machine.status()
     assert status["state"] == "armed"
-    assert status["standby"]["memory_locked"] is False
+    assert status["standbys"][0]["memory_locked"] is False
     assert "not locked" in machine.run("status", machine.mountpoint).stdout
     with pytest.raises(PermissionError):  # root is another user here, and the mount is private
         os.listdir(machine.mountpoint)

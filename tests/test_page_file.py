@@ -248,7 +248,7 @@ def test_a_crash_while_paging_goes_on_loses_no_byte_of_memory(machine: Machine, 
     status = machine.status()
     with in_use(machine.mountpoint):
         wait_for_paging(machine, 100)
-        os.kill(status["standby"]["pid"], signal.SIGSTOP)
+        machine.signal_standbys(signal.SIGSTOP)
         if killed:
             os.kill(status["pid"], signal.SIGKILL)
             wait_until(lambda: not os.path.exists(f"/proc/{status['pid']}"), "the mount process is gone")
@@ -256,7 +256,7 @@ def test_a_crash_while_paging_goes_on_loses_no_byte_of_memory(machine: Machine, 
             crash = subprocess.Popen([COMMAND, "crash", machine.mountpoint], stdout=subprocess.DEVNULL)
             wait_until(lambda: state_of(machine) == MachineState.CRASHED, "the machine stands still")
         remains = Remains(machine, status)
-        os.kill(status["standby"]["pid"], signal.SIGCONT)
+        machine.signal_standbys(signal.SIGCONT)
         if not killed:
             assert crash.wait(60) == 0
         machine.wait_until_dumped()
@@ -315,8 +315,8 @@ def test_a_machine_that_left_no_dump_leaves_pages_that_are_taken_for_none(machin
     with in_use(machine.mountpoint):
         wait_for_paging(machine, 100)
         os.kill(status["pid"], signal.SIGSTOP)
-        os.kill(status["standby"]["pid"], signal.SIGKILL)
-        wait_until(lambda: not os.path.exists(f"/proc/{status['standby']['pid']}/fd/0"), "the standby is dead")
+        machine.signal_standbys(signal.SIGKILL)
+        wait_until(lambda: not any(row["pid"] for row in machine.status()["standbys"]), "the standbys are dead")
         os.kill(status["pid"], signal.SIGKILL)
     machine.run("unmount", machine.mountpoint, check=None)
     machine.mount()

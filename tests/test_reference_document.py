@@ -119,7 +119,7 @@ def test_the_fields_that_other_programs_use_are_there() -> None:
         "region.extents[].logical_bytes",
         "region.extents[].physical_bytes",
         "region.extents[].length_bytes",
-        "standby.pid",
+        "standbys[].pid",
     }
     assert status <= documented_fields("ghostdump status")
     dump = {"verdict", "reason", "pages_total", "pages_present"}

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from dumpwriter.cli.progress import watch_standby
 from dumpwriter.cli.show import describe_dump, find_machine, print_json
 from dumpwriter.formats.region import CauseKind
-from dumpwriter.formats.runtime import REASON_TEXT, MachineState, Register
-from dumpwriter.machine.status import RUNNING, machine_is_alive, present_state, standby_is_alive
+from dumpwriter.formats.runtime import STANDBY_NAMES, Register
+from dumpwriter.machine.status import ARMED, RUNNING, machine_is_alive, present_state, standby_is_alive
 from dumpwriter.machine.status import describe_dump as dump_facts
+from dumpwriter.runtime import by_rank
 from dumpwriter.verdict import Verdict
 from vdisk.errors import MountError, UsageError
 from vdisk.mount import mountinfo
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         state = present_state(machine).name.lower()
         raise MountError(f"the machine at {arguments.mountpoint} does not run ({state}): mount it first")
     first, second, third, fourth = (*arguments.parameter, 0, 0, 0, 0)[:4]
-    was_armed = machine.state == MachineState.ARMED
+    was_armed = machine.state in ARMED
     machine.set_cause(CauseKind.WATCHDOG, arguments.bugcheck, (first, second, third, fourth), arguments.text)
     stop_machine(machine)
     if was_armed:
@@ -48,22 +49,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def rehearse(arguments: argparse.Namespace) -> int:
-    """Let the clone of a running machine show that it could write a dump."""
+    """Let the clones of a running machine show that they could write a dump."""
     machine = find_machine(arguments.mountpoint)
-    if present_state(machine) != MachineState.ARMED:
+    if present_state(machine) not in ARMED:
         raise MountError(f"the machine at {arguments.mountpoint} is {present_state(machine).name.lower()}, not armed")
     before = machine[Register.REHEARSALS]
     os.kill(machine[Register.MACHINE_PID], signal.SIGUSR1)
     deadline = time.monotonic() + REHEARSAL_SECONDS
     while machine[Register.REHEARSALS] == before:
         if time.monotonic() > deadline:
-            raise MountError("the clone did not finish its rehearsal in time: a crash now might leave no dump")
+            raise MountError("the clones did not finish their rehearsal in time: a crash now might leave no dump")
         time.sleep(POLL_SECONDS)
-    reason = machine.text(REASON_TEXT)
+    reason = machine.reason
     if arguments.json:
         print_json({"passed": not reason, "reason": reason})
     else:
-        print(f"rehearsal failed: {reason}" if reason else "rehearsal passed: the clone wrote, read back and restored")
+        print(f"rehearsal failed: {reason}" if reason else "rehearsal passed: each clone wrote, read back and restored")
     return 1 if reason else 0
 
 
@@ -111,7 +112,13 @@ def _tell(machine: RuntimeFile, *, as_json: bool, was_armed: bool) -> int:
     else:
         print(f"bugcheck {machine[Register.BUGCHECK_CODE]:#x}; the machine is off")
         print(f"dump: {describe_dump(facts)}")
+        if facts["standby"]:
+            print(f"the {STANDBY_NAMES[facts['standby']]} standby wrote it; {by_rank(_words(machine))}")
         if facts["verdict"] != Verdict.NONE:
             image = machine.document().get("image", "IMAGE")
             print(f"take it out: ghostdump mount {image} MOUNTPOINT, or ghostdump recover {image} --output DIR")
     return 0 if facts["verdict"] == Verdict.COMPLETE else 1
+
+
+def _words(machine: RuntimeFile) -> dict[int, str]:
+    return {rank: standby.words for rank, standby in enumerate(machine.standbys)}

@@ -6,8 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from dumpwriter import runtime
-from dumpwriter.formats.runtime import Register
-from dumpwriter.machine.status import machine_is_alive, standby_is_alive
+from dumpwriter.machine.status import living_standby, machine_is_alive
 from vdisk.errors import ImageInUseError
 
 if TYPE_CHECKING:
@@ -29,6 +28,6 @@ def _holder(path: str) -> str:
             continue
         if machine_is_alive(machine):
             return f"mounted at {facts['mountpoint']}; ghostdump unmount {facts['mountpoint']}"
-        if standby_is_alive(machine):
-            return f"the standby (process {machine[Register.STANDBY_PID]}) is still writing its dump; wait for its end"
+        if pid := living_standby(machine):
+            return f"the standby (process {pid}) is still writing its dump; wait for its end"
     return "end that first"

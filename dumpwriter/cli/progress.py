@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dumpwriter.formats.runtime import Register
-from dumpwriter.machine.status import standby_is_alive
+from dumpwriter.machine.status import living_standby, standby_is_alive
 from vdisk.errors import MountError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def watch_standby(machine: RuntimeFile, title: str) -> None:
-    """Wait for the end of a standby that is writing, with its progress. Raises `MountError` where it stands still."""
+    """Wait for the end of both standbys, with progress. Raises `MountError` where the one that writes stands still."""
     last, deadline = -1, time.monotonic() + STALL_SECONDS
     with progress_bar(title) as show:
         while standby_is_alive(machine):
@@ -44,7 +44,7 @@ def watch_standby(machine: RuntimeFile, title: str) -> None:
             if written != last:
                 last, deadline = written, time.monotonic() + STALL_SECONDS
             if time.monotonic() > deadline:
-                pid = machine[Register.STANDBY_PID]
+                pid = living_standby(machine)
                 raise MountError(
                     f"the standby (process {pid}) has written nothing for {STALL_SECONDS:.0f} s and still holds the "
                     f"image: let it go on (kill -CONT {pid}), or give its dump up (kill -9 {pid})"

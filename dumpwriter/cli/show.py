@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dumpwriter import runtime
 from dumpwriter.cli.keys import volume_key
+from dumpwriter.formats.runtime import STANDBY_NAMES
 from dumpwriter.machine.status import describe
 from dumpwriter.recovery.offline import describe_image, recorded_extents
 from dumpwriter.recovery.report import describe_extents
@@ -44,12 +45,12 @@ def drivers(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(modules)
         return 0
-    print(f"{'MODULE':<14} {'ADDRESS':>18} {'SIZE':>6}  {'DIGEST':<12}  {'VER':<4} {'DESCRIPTION':<17} SIGNER")
+    row = "{:<14} {:>7} {:>18} {:>6}  {:<12}  {:<4} {:<17} {}"
+    print(row.format("MODULE", "PROCESS", "ADDRESS", "SIZE", "DIGEST", "VER", "DESCRIPTION", "SIGNER"))
     for module in modules:
-        print(
-            f"{module['name']:<14} {module['address']:#018x} {module['size_bytes']:>6}  {module['digest'][:12]}  "
-            f"{module['version']:<4} {module['description']:<17} {module['signer']}"
-        )
+        address, digest = f"{module['address']:#018x}", module["digest"][:12]
+        told = [module[name] for name in ("version", "description", "signer")]
+        print(row.format(module["name"], module["pid"], address, module["size_bytes"], digest, *told))
         print(f"{'':<14} {module['path']}")
     return 0
 
@@ -110,11 +111,8 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("warning", facts["warning"]))
     if facts.get("sealed_for"):
         rows.append(("dump key", f"SHA-256 {facts['sealed_for']}"))
-    if facts["standby"]["pid"]:
-        locked = "memory locked" if facts["standby"].get("memory_locked") else "memory not locked (needs root)"
-        confined = "confined by seccomp" if facts["standby"].get("confined") else "not confined (no seccomp here)"
-        rows.append(("standby", f"{facts['standby']['pid']}, {locked}, {confined}"))
-    clones = [module["name"] for module in facts.get("drivers", []) if not module["version"]]
+    rows += [("standby", _describe_standby(standby)) for standby in facts["standbys"]]
+    clones = dict.fromkeys(module["name"] for module in facts.get("drivers", []) if not module["version"])
     if clones:
         rows.append(("clones", ", ".join(clones)))
     if facts.get("last_recovery"):
@@ -133,6 +131,14 @@ def _describe_paging(paging: dict[str, Any]) -> str:
         f"{paging['pages_resident']} pages in memory, {paging['pages_out']} out; {paging['page_outs']} moved out, "
         f"{paging['checks']} checked on their way back"
     )
+
+
+def _describe_standby(standby: dict[str, Any]) -> str:
+    if standby["pid"] is None:
+        return f"the {STANDBY_NAMES[standby['rank']]} has ended: {standby['reason'] or 'its work is done'}"
+    locked = "memory locked" if standby.get("memory_locked") else "memory not locked (needs root)"
+    confined = "confined by seccomp" if standby.get("confined") else "not confined (no seccomp here)"
+    return f"{standby['pid']}, {locked}, {confined}"
 
 
 def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -46,6 +47,14 @@ if TYPE_CHECKING:
     from vdisk.layout import Layout, Record
 
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+class Section(NamedTuple):
+    """Where the content of a section lies in its block."""
+
+    kind: int
+    offset_bytes: int
+    length_bytes: int
 
 
 class ControlBlock(NamedTuple):
@@ -124,18 +133,8 @@ def _head_block(head: ControlBlockHead) -> bytes:
 
 def decode(content: Buffer) -> ControlBlock:
     """Raises `FormatError` where the block is not, bit for bit, what was sealed."""
-    view = memoryview(content).cast("B")
-    head = CONTROL_BLOCK_HEAD.unpack_from(view)
-    if head.magic != MAGIC or head.version != VERSION:
-        raise FormatError("dump control block: no magic, or another version")
-    if not HEAD_SIZE_BYTES <= head.total_size_bytes <= view.nbytes or head.section_count > SECTION_COUNT_MAX:
-        raise FormatError("dump control block: cut short")
-    view = view[: head.total_size_bytes]
-    hasher = blake3.blake3(CONTROL_BLOCK_HEAD.pack(head._replace(digest=bytes(32))))
-    hasher.update(view[CONTROL_BLOCK_HEAD.size_bytes :])
-    if hasher.digest() != head.digest:
-        raise FormatError("dump control block: digest does not hold")
-    contents = _decode_sections(view, head.section_count)
+    view, head = _checked(content)
+    contents = _contents(view, _places(view, head.section_count))
     return ControlBlock(
         identity=DumpIdentity(head.dump_id, head.generation),
         armed_time_ns=head.armed_time_ns,
@@ -161,15 +160,48 @@ def _purpose(number: int) -> Purpose:
         raise FormatError(f"dump control block: written for purpose {number}, which there is not") from None
 
 
-def _decode_sections(view: memoryview, count: int) -> defaultdict[int, list[memoryview]]:
-    """The contents of all sections by their kind."""
+def sections(content: Buffer) -> list[Section]:
+    """Where each section of a block lies. Raises `FormatError` as `decode` does."""
+    view, head = _checked(content)
+    return _places(view, head.section_count)
+
+
+def check(content: Buffer) -> None:
+    """Raises `FormatError` where `decode` would. It takes no memory."""
+    _checked(content)
+
+
+def _checked(content: Buffer) -> tuple[memoryview, ControlBlockHead]:
+    view = memoryview(content).cast("B")
+    head = CONTROL_BLOCK_HEAD.unpack_from(view)
+    if head.magic != MAGIC or head.version != VERSION:
+        raise FormatError("dump control block: no magic, or another version")
+    if not HEAD_SIZE_BYTES <= head.total_size_bytes <= view.nbytes or head.section_count > SECTION_COUNT_MAX:
+        raise FormatError("dump control block: cut short")
+    view = view[: head.total_size_bytes]
+    hasher = blake3.blake3(CONTROL_BLOCK_HEAD.pack(head._replace(digest=bytes(32))))
+    hasher.update(view[CONTROL_BLOCK_HEAD.size_bytes :])
+    if hasher.digest() != head.digest:
+        raise FormatError("dump control block: digest does not hold")
+    return view, head
+
+
+def _places(view: memoryview, count: int) -> list[Section]:
     offset_bytes = HEAD_SIZE_BYTES + count * SECTION.size_bytes
-    contents = defaultdict(list)
+    places = []
     for kind, length_bytes in SECTION.unpack_table(view, HEAD_SIZE_BYTES, count):
-        contents[kind].append(view[offset_bytes : offset_bytes + length_bytes])
+        places.append(Section(kind, offset_bytes, length_bytes))
         offset_bytes += length_bytes
     if offset_bytes != view.nbytes:
         raise FormatError("dump control block: its sections are not as long as it is")
+    return places
+
+
+def _contents(view: memoryview, places: list[Section]) -> defaultdict[int, list[memoryview]]:
+    """The contents of all sections by their kind."""
+    contents = defaultdict(list)
+    for kind, offset_bytes, length_bytes in places:
+        contents[kind].append(view[offset_bytes : offset_bytes + length_bytes])
     return contents
 
 
@@ -212,9 +244,36 @@ def seal(block: ControlBlock) -> int:
     return descriptor
 
 
-def unseal(descriptor: int) -> ControlBlock:
-    """Raises `FormatError` where the descriptor is not sealed or the block does not hold."""
+class PrivateBlock:
+    """A standby's own copy of a sealed block, in memory that no other process shares.
+
+    What is sealed is still not safe from a bad write into the process that read it, so a standby believes its copy
+    alone, and each time only after a check.
+    """
+
+    def __init__(self, content: Buffer) -> None:
+        """Raises `FormatError` where the block does not hold."""
+        self.sections = sections(content)
+        self.size_bytes = memoryview(content).nbytes
+        self._memory = mmap.mmap(-1, self.size_bytes)
+        self._memory[:] = content
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+
+    def check(self) -> None:
+        """Raises `FormatError` where the copy is not what was sealed."""
+        check(self._memory)
+
+    def read(self) -> ControlBlock:
+        """Raises `FormatError` where the copy is not what was sealed."""
+        return decode(self._memory[:])
+
+    def sections_of(self, kind: SectionKind) -> list[Section]:
+        return [section for section in self.sections if section.kind == kind]
+
+
+def unseal(descriptor: int) -> PrivateBlock:
+    """A private copy of what was sealed. Raises `FormatError` where it was not, or where the block does not hold."""
     if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & SEALS != SEALS:
         raise FormatError("dump control block: not sealed")
     with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as mapped:
-        return decode(bytes(mapped))
+        return PrivateBlock(bytes(mapped))

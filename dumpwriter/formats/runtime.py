@@ -1,4 +1,8 @@
-"""The runtime file: registers and two texts in its first page, a JSON document behind it. It lives in memory only."""
+"""The runtime file: registers and texts in its first page, a JSON document behind it. It lives in memory only.
+
+Standbys also meet in locks of the kernel on single bytes of it (`LOCKS`). They are held by a process, not by a
+descriptor, and go with it however it ends.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ MAGIC = 0x52_54_53_4F_48_47  # "GHOSTR", as a number
 VERSION = 1
 HEAD_SIZE_BYTES = 4096
 CAUSE_TEXT = (2048, 256)  # offset and size in bytes; UTF-8, padded with zeros
-REASON_TEXT = (2304, 256)
+REASON_TEXT = (2304, 512)
+STANDBY_TEXTS = ((2816, 256), (3072, 256))  # the last words of each standby, by rank
 DOCUMENT_SIZE_BYTES_MAX = 16 << 20
 
 
@@ -20,8 +25,7 @@ class Register(IntEnum):
     STATE = 2
     MACHINE_PID = 3
     MACHINE_START = 4  # start time of the process in clock ticks, so that a reused pid is not taken for it
-    STANDBY_PID = 5
-    STANDBY_START = 6
+    WRITER = 5  # 1 + the rank of the standby that writes, or wrote, the dump; 0 where none did
     CAUSE_KIND = 7
     BUGCHECK_CODE = 8
     BUGCHECK_PARAMETER_1 = 9
@@ -39,9 +43,7 @@ class Register(IntEnum):
     STEP_DONE = 21  # progress of the boot: recovery, and what else takes its time
     STEP_TOTAL = 22
     DUMP_NANOSECONDS = 23
-    RESIDENT_BYTES_ARMED = 24  # memory of the standby, when it was ready and when the dump was written
-    RESIDENT_BYTES_DUMPED = 25
-    REHEARSALS = 26  # how many were asked for and are over; the outcome of the last is in the reason
+    REHEARSALS = 26  # how many the machine was asked for and are over; the outcome of the last is in the reason
     BOOT_STAGE = 27  # `BootStage`; also while nothing can be written to the disk yet
     PAGES_RESIDENT = 28  # from here on: pages of the simulated processes, as the pager counts them
     PAGES_OUT = 29
@@ -49,6 +51,29 @@ class Register(IntEnum):
     PAGE_INS = 31
     PAGE_CHECKS = 32
     PAGE_FAILURES = 33
+
+
+STANDBY_NAMES = ("first", "second")  # by rank
+STANDBY_TABLE = 128  # the first register of the first standby
+STANDBY_TABLE_STRIDE = 16
+
+
+class StandbyRegister(IntEnum):
+    """Registers of one standby; those of rank r begin at STANDBY_TABLE + r * STANDBY_TABLE_STRIDE."""
+
+    PID = 0
+    START = 1  # as MACHINE_START
+    PULSE = 2  # counts on while the standby has the disk, so that one that stands still is told from one that works
+    REHEARSALS = 3
+    RESIDENT_BYTES_ARMED = 4  # memory when it was ready, and when its dump was written
+    RESIDENT_BYTES_DUMPED = 5
+
+
+class Lock(IntEnum):
+    """Bytes of the file that a standby locks."""
+
+    FIRST_LIVES = 0  # held by the first standby from before it is ready to its end
+    DISK = 1  # held by whoever drives the disk: for a rehearsal, or to write the dump
 
 
 class Call(IntEnum):
@@ -69,4 +94,5 @@ class MachineState(IntEnum):
     CRASHED = 6  # the bugcheck ran; the standby is on its way
     DUMPING = 7
     DUMPED = 8  # the dump is in the region
-    FAILED = 9  # the standby could not write a dump
+    FAILED = 9  # no standby could write a dump
+    DEGRADED = 10  # armed, but a part of what that rests on is missing

@@ -2,9 +2,9 @@
 
     power on    lock the image, look at it as a firmware does, set the memory up
     boot        load the live drivers, replay the journal, open the filesystem, take a dump out of the region, arm
-    run         serve the mount; look after filesystem and standby
-    bugcheck    leave log and registers in memory, wake the standby, stand still
-    power off   unmount, close the filesystem, dismiss the standby, write that it was clean
+    run         serve the mount; look after filesystem and standbys
+    bugcheck    leave log and registers in memory, wake the standbys, stand still
+    power off   unmount, close the filesystem, dismiss the standbys, write that it was clean
 
 The boot record says at every moment how far the machine is, so the next boot knows where this one ended. Before the
 drivers are up nothing can be written there: that stage stands in the runtime file alone.
@@ -31,7 +31,8 @@ from dumpwriter.machine.paging import Paging
 from dumpwriter.machine.panel import Panel
 from dumpwriter.machine.regionfile import RegionFile
 from dumpwriter.machine.replay import replay
-from dumpwriter.machine.standbys import Hardware, Standbys
+from dumpwriter.machine.standby import Hardware
+from dumpwriter.machine.standbys import Standbys
 from dumpwriter.machine.trigger import parse_trigger
 from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
@@ -148,7 +149,7 @@ class Machine:
 
     def _load_drivers(self) -> None:
         self._live = stack.load_live(Controller(self._registers, self._image), self._volume_key)
-        self.panel.publish(drivers=[module._asdict() for module in self._live.modules])
+        self.panel.publish(drivers=[module._asdict() | {"pid": os.getpid()} for module in self._live.modules])
         self._area = BootArea(self._live.device)
         self._record = self._record._replace(boot_count=self._record.boot_count + 1)
 
@@ -228,8 +229,13 @@ class Machine:
 
     def _armed(self) -> None:
         assert self._standbys is not None
-        live = [module._asdict() for module in self._live.modules]
-        self.panel.armed(drivers=[*live, *self._standbys.modules], standby=self._standbys.describe())
+        live = [module._asdict() | {"pid": os.getpid()} for module in self._live.modules]
+        self.panel.armed(
+            *self._standbys.condition,
+            drivers=[*live, *self._standbys.modules],
+            standbys=self._standbys.describe(),
+            rearmings=[rearming._asdict() for rearming in self._standbys.rearmings],
+        )
 
     # Run
 
@@ -287,13 +293,7 @@ class Machine:
 
     async def _keep_standbys(self) -> None:
         if self._standbys is not None:
-            await self._standbys.keep(self._standbys_changed)
-
-    def _standbys_changed(self, reason: str | None) -> None:
-        if reason is None:
-            self._armed()
-        else:
-            self.panel.disarmed(reason)
+            await self._standbys.keep(self._armed)
 
     def _triggered(self, content: bytes) -> None:
         self.bugcheck(*parse_trigger(content.decode(errors="replace")))
@@ -311,7 +311,7 @@ class Machine:
     # Bugcheck
 
     def bugcheck(self, code: int, parameters: tuple[int, int, int, int], text: str) -> NoReturn:
-        """The machine stops here: it stands still until the standby kills it, or a while at the most."""
+        """The machine stops here: it stands still until a standby kills it, or a while at the most."""
         if self._source is not None:
             self._source.bugcheck(code, parameters, text)
         self._runtime.set_cause(CauseKind.BUGCHECK, code, parameters, text)

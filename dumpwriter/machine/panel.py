@@ -40,11 +40,13 @@ class Panel:
     def reach(self, stage: BootStage) -> None:
         self.runtime[Register.BOOT_STAGE] = stage
 
-    def armed(self, **facts: Any) -> None:
-        self.publish(**facts, reason=None)
-        self.runtime.state = MachineState.ARMED
+    def armed(self, state: MachineState, reason: str | None, **facts: Any) -> None:
+        """What a crash would leave is promised, or only half, or no longer."""
+        self.publish(**facts, reason=reason)
+        self.runtime.state = state
         region = self._facts["region"]
-        self.log(f"dump: armed, {region['size_bytes']} bytes in {format_count(len(region['extents']), 'extent')}")
+        what = f"{region['size_bytes']} bytes in {format_count(len(region['extents']), 'extent')}"
+        self.log(f"dump: {state.name.lower()}, {reason or what}")
 
     def disarmed(self, reason: str) -> None:
         self.runtime.state = MachineState.DISARMED

@@ -1,4 +1,4 @@
-"""The standby of a machine: started when it is armed, replaced when it dies, called when the machine crashes."""
+"""The standbys of a machine: started when it is armed, replaced when they die, called when the machine crashes."""
 
 from __future__ import annotations
 
@@ -9,104 +9,158 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
-from dumpwriter.formats.runtime import Call, Register
-from dumpwriter.machine import arming
+from dumpwriter.crash import controlblock
+from dumpwriter.formats.runtime import REASON_TEXT, STANDBY_NAMES, Call, MachineState, Register
+from dumpwriter.machine.standby import READY_SECONDS, Standby
+from dumpwriter.recovery.report import iso_time
+from dumpwriter.runtime import by_rank
 from vdisk.errors import ArmingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dumpwriter.crash.controlblock import ControlBlock
-    from dumpwriter.machine.arming import Standby
-    from dumpwriter.memory.source import MemorySource
-    from dumpwriter.runtime import RuntimeFile
-    from vdisk.imagefile import ImageFile
+    from dumpwriter.machine.standby import Hardware
 
 REARM_ATTEMPTS = 3
 STAND_STILL_SECONDS = 15.0
-REHEARSAL_SECONDS = 10.0
-REHEARSAL_POLL_SECONDS = 0.002
 
 
-class Hardware(NamedTuple):
-    """What of the machine outlives its process: a standby is given descriptors of all of it."""
+class Rearming(NamedTuple):
+    """A standby was lost: when, which, and why."""
 
-    image: ImageFile
-    registers: int
-    source: MemorySource
-    runtime: RuntimeFile
+    time: str | None
+    rank: int
+    reason: str
 
 
 class Standbys:
     """Who writes the dump. Nothing here may wait for long: the machine stands still meanwhile."""
 
     def __init__(self, hardware: Hardware, block: ControlBlock) -> None:
-        """Start the standby and wait until it is ready. Raises `ArmingError` where it cannot promise a dump."""
+        """Start the standbys and wait until they are ready. Raises `ArmingError` where none can promise a dump."""
         self._hardware = hardware
-        self._block = block
-        self._standby: Standby | None = None
-        self._start()
+        self._control_block = controlblock.seal(block)
+        self._ready: dict[int, Standby] = {}
+        self._starting: list[Standby] = []
+        self._lost: dict[int, str] = {}  # why a rank has no standby
+        self.rearmings: list[Rearming] = []
+        try:
+            self._start_all()
+        except BaseException:
+            self.dismiss()
+            raise
 
-    def _start(self) -> None:
-        self._standby = arming.start_standby(self._block, *self._hardware)
+    def _start_all(self) -> None:
+        """They load side by side, and rehearse one after the other: there is one disk."""
+        for rank in range(len(STANDBY_NAMES)):
+            self._start(rank)
+        for standby in list(self._starting):
+            try:
+                self._admit(standby)
+            except ArmingError as refusal:
+                self._lost[standby.rank] = str(refusal)
+        if not self._ready:
+            raise ArmingError(self._lost[0])
+
+    def _start(self, rank: int) -> Standby:
+        standby = Standby(rank, self._control_block, self._hardware)
+        self._starting.append(standby)
+        return standby
+
+    def _admit(self, standby: Standby) -> None:
+        """Count on a standby once it is loaded and has rehearsed. Raises `ArmingError`; it is gone then."""
+        try:
+            standby.wait_until_loaded()
+            standby.let_rehearse()
+        except BaseException:
+            self._starting.remove(standby)
+            standby.dismiss()
+            raise
+        self._starting.remove(standby)
+        self._ready[standby.rank] = standby
+        self._lost.pop(standby.rank, None)
+
+    @property
+    def condition(self) -> tuple[MachineState, str | None]:
+        """What the machine may say of itself, and why it is not better."""
+        if not self._lost:
+            return MachineState.ARMED, None
+        return MachineState.DEGRADED if self._ready else MachineState.DISARMED, by_rank(self._lost)
 
     @property
     def modules(self) -> list[dict[str, Any]]:
         """The clones' rows of the module table."""
-        return list(self._standby.facts["modules"]) if self._standby else []
+        return [module for standby in self._in_order() for module in standby.modules()]
 
-    def describe(self) -> dict[str, Any]:
-        """What the standby said of itself."""
-        if self._standby is None:
-            return {}
-        facts = self._standby.facts
-        return {
-            "pid": self._standby.process.pid,
-            "memory_locked": facts["memory_locked"],
-            "confined": facts["confined"],
-        }
+    def describe(self) -> list[dict[str, Any]]:
+        """What the standbys said of themselves."""
+        return [standby.describe() for standby in self._in_order()]
 
-    async def keep(self, on_change: Callable[[str | None], None]) -> None:
-        """Replace a standby that died: a machine that cannot dump must not say that it is armed.
+    def _in_order(self) -> list[Standby]:
+        return [self._ready[rank] for rank in sorted(self._ready)]
 
-        `on_change` is told why the machine is not armed, or None when it is again.
+    async def keep(self, on_change: Callable[[], None]) -> None:
+        """Replace each standby that ends: a machine that cannot dump must not say that it is armed.
+
+        `on_change` is called whenever the condition is another.
         """
+        async with trio.open_nursery() as nursery:
+            for rank in range(len(STANDBY_NAMES)):
+                nursery.start_soon(self._keep_one, rank, on_change)
+
+    async def _keep_one(self, rank: int, on_change: Callable[[], None]) -> None:
         attempts_left = REARM_ATTEMPTS
-        while self._standby is not None:
-            await trio.lowlevel.wait_readable(self._standby.pidfd)
-            self.dismiss()
-            on_change("the standby died; unmount and mount again to arm")
+        while rank in self._ready:
+            await trio.lowlevel.wait_readable(self._ready[rank].pidfd)
+            self._lose(rank)
+            on_change()
             if attempts_left:
                 attempts_left -= 1
-                try:
-                    self._start()
-                except ArmingError as refusal:
-                    on_change(str(refusal))
-                else:
-                    on_change(None)
+                await self._replace(rank)
+            else:
+                self._lost[rank] += "; unmount and mount again to arm"
+            on_change()
+
+    def _lose(self, rank: int) -> None:
+        standby = self._ready.pop(rank)
+        self._lost[rank] = standby.words or "it died"
+        self.rearmings.append(Rearming(iso_time(time.time_ns()), rank, self._lost[rank]))
+        standby.dismiss()
+
+    async def _replace(self, rank: int) -> None:
+        """The machine goes on while the new standby loads, and stands still while it rehearses."""
+        standby = self._start(rank)
+        with trio.move_on_after(READY_SECONDS):
+            await trio.lowlevel.wait_readable(standby.output)
+        try:
+            self._admit(standby)
+        except ArmingError as refusal:
+            self._lost[rank] = f"{refusal}; unmount and mount again to arm"
 
     def rehearse(self) -> None:
-        """Stand still while the clone has the disk: it takes the controller over, as it would at a crash."""
-        if self._standby is None:
-            return
+        """Stand still while the clones have the disk, in turn: each takes the controller over, as it would at a crash.
+
+        What they found stands in the runtime file.
+        """
         runtime = self._hardware.runtime
-        before = runtime[Register.REHEARSALS]
-        os.eventfd_write(self._standby.wake, Call.REHEARSE)
-        deadline = time.monotonic() + REHEARSAL_SECONDS
-        while runtime[Register.REHEARSALS] == before and time.monotonic() < deadline:
-            if select.select([self._standby.pidfd], [], [], REHEARSAL_POLL_SECONDS)[0]:
-                return
+        found = {standby.rank: standby.rehearse() for standby in self._in_order()}
+        runtime.set_text(REASON_TEXT, by_rank(found))
+        runtime[Register.REHEARSALS] += 1
 
     def call(self) -> None:
-        """The machine crashes: wake the standby and stand still until it ends this process, or a while at the most."""
-        if self._standby is None:
-            return
-        os.eventfd_write(self._standby.wake, Call.CRASH)
+        """The machine crashes: wake the standbys, and stand still until one ends this process or a while has passed."""
+        for standby in self._ready.values():
+            os.eventfd_write(standby.wake, Call.CRASH)
         # Not process.wait(): the code that a signal interrupts may be in it, and its lock is not reentrant.
-        select.select([self._standby.pidfd], [], [], STAND_STILL_SECONDS)
+        deadline = time.monotonic() + STAND_STILL_SECONDS
+        for standby in self._ready.values():
+            select.select([standby.pidfd], [], [], max(0.0, deadline - time.monotonic()))
 
     def dismiss(self) -> None:
-        """End the standby without a dump."""
-        standby, self._standby = self._standby, None
-        if standby is not None:
+        """End the standbys without a dump."""
+        standbys = [*self._ready.values(), *self._starting]
+        self._ready, self._starting = {}, []
+        for standby in standbys:
             standby.dismiss()
+        os.close(self._control_block)

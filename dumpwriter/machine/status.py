@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, MachineState, Register
+from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, STANDBY_NAMES, MachineState, Register, StandbyRegister
 from dumpwriter.runtime import is_alive
 from dumpwriter.verdict import Verdict
 
@@ -19,18 +19,18 @@ PAGING_REGISTERS = {
     "checks": Register.PAGE_CHECKS,
     "failures": Register.PAGE_FAILURES,
 }
-RUNNING = (MachineState.BOOTING, MachineState.ARMED, MachineState.DISARMED, MachineState.STOPPING)
+ARMED = (MachineState.ARMED, MachineState.DEGRADED)  # a crash would leave a dump
+RUNNING = (*ARMED, MachineState.BOOTING, MachineState.DISARMED, MachineState.STOPPING)
 
 
 def describe(runtime: RuntimeFile) -> dict[str, Any]:
     """State, processes and the facts of arming. A machine whose process is gone is never said to run."""
     state = present_state(runtime)
     document = runtime.document()
-    standby = document.get("standby") or {}
     return document | {
         "state": state.name.lower(),
         "pid": runtime[Register.MACHINE_PID],
-        "standby": standby | {"pid": runtime[Register.STANDBY_PID] if standby_is_alive(runtime) else None},
+        "standbys": _describe_standbys(runtime, document),
         "paging": _describe_paging(runtime, document.get("paging")),
         "crash": _describe_crash(runtime) if state not in RUNNING else None,
     }
@@ -40,15 +40,23 @@ def present_state(runtime: RuntimeFile) -> MachineState:
     """The state in the file, corrected by which processes live."""
     state = runtime.state
     if machine_is_alive(runtime) and state in RUNNING:
-        if state == MachineState.ARMED and not standby_is_alive(runtime):
-            return MachineState.DISARMED  # the machine has not noticed yet that its standby is gone
-        return state
+        return _armed_state(runtime) if state in ARMED else state
     if state in RUNNING:
         # The process is gone and nobody wrote why: the standby is about to, or there is none.
         return MachineState.CRASHED if standby_is_alive(runtime) else MachineState.FAILED
     if state in (MachineState.CRASHED, MachineState.DUMPING) and not standby_is_alive(runtime):
         return MachineState.FAILED
+    if state == MachineState.FAILED and standby_is_alive(runtime):
+        return MachineState.CRASHED  # another standby is about to try
     return state
+
+
+def _armed_state(runtime: RuntimeFile) -> MachineState:
+    """The machine may not have noticed yet that a standby is gone."""
+    living = sum(standby.is_alive for standby in runtime.standbys)
+    if not living:
+        return MachineState.DISARMED
+    return runtime.state if living == len(STANDBY_NAMES) else MachineState.DEGRADED
 
 
 def machine_is_alive(runtime: RuntimeFile) -> bool:
@@ -56,7 +64,24 @@ def machine_is_alive(runtime: RuntimeFile) -> bool:
 
 
 def standby_is_alive(runtime: RuntimeFile) -> bool:
-    return is_alive(runtime[Register.STANDBY_PID], runtime[Register.STANDBY_START])
+    """Whether there is any."""
+    return any(standby.is_alive for standby in runtime.standbys)
+
+
+def living_standby(runtime: RuntimeFile) -> int:
+    """The process that writes, or would write, the dump; 0 where there is none."""
+    return next((standby[StandbyRegister.PID] for standby in runtime.standbys if standby.is_alive), 0)
+
+
+def _describe_standbys(runtime: RuntimeFile, document: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is known of each standby that there ever was; `pid` is null for one that is gone."""
+    published = {standby["rank"]: standby for standby in document.get("standbys", [])}
+    rows = []
+    for rank, standby in enumerate(runtime.standbys):
+        if standby[StandbyRegister.PID]:
+            pid = standby[StandbyRegister.PID] if standby.is_alive else None
+            rows.append({"rank": rank} | published.get(rank, {}) | {"pid": pid, "reason": standby.words})
+    return rows
 
 
 def _describe_paging(runtime: RuntimeFile, facts: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -86,6 +111,21 @@ def describe_dump(runtime: RuntimeFile) -> dict[str, Any]:
         "pages_total": runtime[Register.PAGES_TOTAL],
         "pages_present": runtime[Register.PAGES_WRITTEN],
         "frames_failed": runtime[Register.FRAMES_FAILED],
-        "resident_growth_bytes": runtime[Register.RESIDENT_BYTES_DUMPED] - runtime[Register.RESIDENT_BYTES_ARMED],
+        "resident_growth_bytes": _growth_bytes(runtime),
+        "standby": _writer(runtime),
         "seconds": runtime[Register.DUMP_NANOSECONDS] / 1e9,
     }
+
+
+def _writer(runtime: RuntimeFile) -> int | None:
+    """The rank of the standby that wrote the dump, or began to."""
+    rank = runtime[Register.WRITER] - 1
+    return rank if rank in range(len(STANDBY_NAMES)) else None
+
+
+def _growth_bytes(runtime: RuntimeFile) -> int:
+    rank = _writer(runtime)
+    if rank is None:
+        return 0
+    writer = runtime.standby(rank)
+    return writer[StandbyRegister.RESIDENT_BYTES_DUMPED] - writer[StandbyRegister.RESIDENT_BYTES_ARMED]

@@ -1,0 +1,217 @@
+"""The clone at work: it takes the controller over, rehearses, and writes the dump of a machine that is dead.
+
+Nothing of it is made at the crash but the drivers: those are made anew from the control block, each time and only after
+the block was checked, not from what has lain in memory.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from dumpwriter.crash.dump import Cause, DumpJob, Progress
+from dumpwriter.crash.plan import memory_parts, plan_dump
+from dumpwriter.crash.rehearsal import rehearse
+from dumpwriter.crash.writer import WriterThreads, write_dump
+from dumpwriter.formats.region import CauseKind, MemoryRangeRecord
+from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
+from dumpwriter.memory.physical import MemoryRange, PhysicalMemory
+from dumpwriter.metadata import Metadata, encode_metadata
+from dumpwriter.sealing import UNSEALED
+from dumpwriter.verdict import Reason, Verdict
+from vdisk import stack
+from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootArea
+from vdisk.controller import Controller, Order
+from vdisk.errors import DeviceError, FormatError, GhostdumpError
+from vdisk.extent import Run
+from vdisk.imagefile import ImageFile
+from vdisk.layers.mapped import Mapped
+from vdisk.layers.write_guard import WriteGuard
+
+if TYPE_CHECKING:
+    from dumpwriter.crash.controlblock import ControlBlock, PrivateBlock
+    from dumpwriter.runtime import RuntimeFile
+    from dumpwriter.sealing import Sealer
+    from vdisk.blockdevice import BlockDevice
+    from vdisk.stack import Module
+
+OPEN_SECONDS = 10.0  # more than all steps by which the port driver takes the controller over
+REHEARSAL_SECONDS = 8.0  # less than the machine waits for it
+
+
+class Handles(NamedTuple):
+    """What a standby is given, by descriptors but for its rank; all that it has of the world."""
+
+    rank: int  # 0: the first, which acts; 1: the second, which takes over
+    control_block: int
+    memory: int
+    registers: int
+    image: int  # the disk, past the host's page cache where that can be
+    lock: int  # holds the lock of the image for as long as the standby lives
+    runtime: int
+    machine: int  # pidfd of the process that runs the machine
+    wake: int  # eventfd
+
+
+class Disk(NamedTuple):
+    """What the clone reaches: the region, by drivers that were just made from the checked control block."""
+
+    block: ControlBlock
+    controller: Controller
+    region: Mapped
+
+
+class Clone:
+    """The hands of one standby: its threads, its view of disk and memory, and the block that says what they are."""
+
+    def __init__(self, handles: Handles, block: PrivateBlock, runtime: RuntimeFile) -> None:
+        content = block.read()
+        self._handles = handles
+        self._block = block
+        self._runtime = runtime
+        self._image = ImageFile(handles.image)
+        self._threads = WriterThreads(content.writer_threads)
+        _sealer(content)
+
+    async def set_aside(self) -> tuple[Module, ...]:
+        """Make on each thread what its drivers will need; their rows of the module table, from the controller upwards.
+
+        To be called before confinement.
+        """
+        drivers = stack.load_clone(self._block.read().images)
+        await self._threads.run(lambda _: drivers.set_aside())
+        return drivers.modules
+
+    async def rehearse(self) -> str:
+        """Why a dump could not be written; empty where it could."""
+        try:
+            with trio.fail_after(REHEARSAL_SECONDS):
+                await self._threads.run_one(lambda: rehearse(self._open_disk().region))
+        except GhostdumpError as refusal:
+            return str(refusal)
+        except trio.TooSlowError:
+            return f"the disk did not let the clone rehearse within {REHEARSAL_SECONDS:.0f} s"
+        return ""
+
+    async def dump(self) -> None:
+        """Write the dump and say in the runtime file what became of it. The machine must be dead.
+
+        Raises `FormatError` where the control block does not hold and `DeviceError` where the disk cannot be had;
+        nothing is written then.
+        """
+        started_ns = time.monotonic_ns()
+        runtime, progress = self._runtime, Progress()
+        cause = _cause(runtime)
+        disk = await self._take_disk_over()
+        job = await self._prepared(disk, cause)
+        runtime[Register.PAGES_TOTAL] = job.plan.pages_total
+        runtime[Register.PAGES_PLANNED] = job.plan.pages_planned
+        runtime[Register.WRITER] = 1 + self._handles.rank
+        runtime.state = MachineState.DUMPING
+
+        def report() -> None:
+            runtime[Register.PAGES_WRITTEN] = progress.pages_written
+            runtime[Register.BYTES_WRITTEN] = progress.bytes_written
+            runtime[Register.FRAMES_FAILED] = progress.frames_failed
+
+        await write_dump(job, self._threads, progress, report, time.time_ns)
+        runtime[Register.DUMP_NANOSECONDS] = time.monotonic_ns() - started_ns
+        _conclude(runtime, job, progress)
+        disk.controller.order(Order.POWER_OFF)
+
+    async def _take_disk_over(self) -> Disk:
+        """`_open_disk` under a deadline; a thread that the disk then still holds is given up."""
+        opened: list[Disk] = []
+        try:
+            with trio.fail_after(OPEN_SECONDS):
+                await self._threads.run_one(lambda: opened.append(self._open_disk()))
+        except trio.TooSlowError:
+            raise DeviceError(f"controller: the disk did not answer within {OPEN_SECONDS:.0f} s") from None
+        return opened[0]
+
+    def _open_disk(self) -> Disk:
+        """Take the controller over. Raises `FormatError` for a control block that does not hold, `DeviceError`."""
+        block = self._block.read()
+        controller = Controller(self._handles.registers, self._image)
+        device = stack.load_clone(block.images).attach(controller)
+        must_be_our_disk(device, block)
+        boot_area = Run(block.disk_size_bytes - BOOT_AREA_SIZE_BYTES, BOOT_AREA_SIZE_BYTES)
+        guard = WriteGuard(device, [*block.extents.runs(0, block.extents.size_bytes), boot_area])
+        return Disk(block, controller, Mapped(guard, block.extents))
+
+    async def _prepared(self, disk: Disk, cause: Cause) -> DumpJob:
+        """On a thread: a plan of much memory takes its time, and the process must be seen to move meanwhile."""
+        made: list[DumpJob] = []
+        await self._threads.run_one(lambda: made.append(self._job(disk, cause)))
+        return made[0]
+
+    def _job(self, disk: Disk, cause: Cause) -> DumpJob:
+        block = disk.block
+        memory = PhysicalMemory(self._handles.memory, [MemoryRange(*row) for row in block.memory_ranges])
+        ranges = tuple(MemoryRangeRecord(row.physical_bytes, row.length_bytes) for row in block.memory_ranges)
+        return DumpJob(
+            plan=plan_dump(memory_parts(block.page_classes, memory.runs()), block.extents.size_bytes),
+            identity=block.identity,
+            extents=block.extents,
+            region=disk.region,
+            memory=memory,
+            metadata=encode_metadata(Metadata(_notes(memory), ranges, block.machine)),
+            cause=cause,
+            armed_time_ns=block.armed_time_ns,
+            sealer=_sealer(block),
+        )
+
+
+def must_be_our_disk(device: BlockDevice, block: ControlBlock) -> None:
+    """A sanity read: a controller that answers may still answer for another disk, or with other bytes."""
+    if device.size_bytes != block.disk_size_bytes:
+        raise DeviceError(f"controller: identify: a disk of {device.size_bytes} bytes, not of {block.disk_size_bytes}")
+    try:
+        is_ours = BootArea(device).is_marked()
+    except DeviceError as failure:
+        raise DeviceError(f"controller: sanity read: {failure}") from None
+    if not is_ours:
+        raise DeviceError("controller: sanity read: no boot record where one was written")
+
+
+def _sealer(block: ControlBlock) -> Sealer:
+    """Made once before the sandbox closes, too: what the cipher is made of has to be loaded from files."""
+    if block.seal is None:
+        return UNSEALED
+    from dumpwriter.cipher import GcmSealer
+
+    return GcmSealer(block.seal)
+
+
+def _notes(memory: PhysicalMemory) -> bytes:
+    try:
+        return memory.read_notes()
+    except FormatError:
+        return b""  # the dying machine scribbled on them; the pages are worth the dump without
+
+
+def _cause(runtime: RuntimeFile) -> Cause:
+    try:
+        kind = CauseKind(runtime[Register.CAUSE_KIND])
+    except ValueError:
+        kind = CauseKind.NONE
+    now_ns = time.time_ns()
+    if kind == CauseKind.NONE:
+        runtime[Register.CAUSE_KIND] = CauseKind.MACHINE_DIED
+        runtime[Register.CRASH_TIME_NS] = now_ns
+        runtime.set_text(CAUSE_TEXT, "the mount process died without a bugcheck")
+        return Cause(CauseKind.MACHINE_DIED, 0, (0, 0, 0, 0), runtime.text(CAUSE_TEXT), now_ns)
+    time_ns = runtime[Register.CRASH_TIME_NS] or now_ns
+    return Cause(kind, runtime[Register.BUGCHECK_CODE], runtime.parameters(), runtime.text(CAUSE_TEXT), time_ns)
+
+
+def _conclude(runtime: RuntimeFile, job: DumpJob, progress: Progress) -> None:
+    whole = progress.is_committed and progress.pages_written == job.plan.pages_total
+    verdict = Verdict.COMPLETE if whole else Verdict.PARTIAL if progress.pages_written else Verdict.NONE
+    reason = progress.failure
+    if not reason and job.plan.pages_planned < job.plan.pages_total:
+        reason = Reason.REGION_TOO_SMALL
+    runtime.set_outcome(verdict, reason)
+    runtime.state = MachineState.DUMPED if progress.pages_written else MachineState.FAILED
