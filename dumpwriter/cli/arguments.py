@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -37,7 +38,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ghostdump {version('ghostdump')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_create, _mount, _unmount, _status, _drivers, _extents, _rehearse, _crash, _recover, _inspect, _verify):
+    adders = (
+        _create,
+        _mount,
+        _unmount,
+        _status,
+        _drivers,
+        _extents,
+        _device,
+        _rehearse,
+        _crash,
+        _recover,
+        _inspect,
+        _verify,
+    )
+    for add in adders:
         add(commands)
     return parser
 
@@ -90,6 +105,13 @@ def _extents(commands: Any) -> None:
     command = _command(commands, "extents", "show", "extents", "where the dump region lies on the disk")
     command.add_argument("target", metavar="MOUNTPOINT|IMAGE")
     _json(command)
+
+
+def _device(commands: Any) -> None:
+    command = _command(commands, "device", "device", "run", "show an image as one file, for e2fsck and its kind")
+    command.add_argument("image")
+    _key_file(command)
+    command.add_argument("--run", metavar="COMMAND", type=shlex.split, help="run this on the file, and end with it")
 
 
 def _rehearse(commands: Any) -> None:
