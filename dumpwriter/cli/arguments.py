@@ -7,8 +7,9 @@ import shlex
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dumpwriter.machine.trigger import MANUAL_BUGCHECK, MANUAL_TEXT, parse_value
-from dumpwriter.sizes import parse_count, parse_size
+from dumpwriter.machine.causes import DEFAULT
+from dumpwriter.machine.trigger import parse_value
+from dumpwriter.sizes import parse_count, parse_percent, parse_size
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -122,10 +123,12 @@ def _rehearse(commands: Any) -> None:
 
 def _crash(commands: Any) -> None:
     command = _command(commands, "crash", "crash", "run", "crash the machine and watch the clone write its dump")
-    command.add_argument("mountpoint")
-    command.add_argument(
-        "--bugcheck", type=_typed(parse_value), default=MANUAL_BUGCHECK, metavar="CODE", help="such as 0xD1"
-    )
+    command.add_argument("mountpoint", nargs="?")
+    command.add_argument("--list", action="store_true", help="explain the causes")
+    command.add_argument("--cause", default=DEFAULT.name, metavar="NAME", help="how it dies; a bugcheck by default")
+    command.add_argument("--at", type=_typed(parse_percent), metavar="PERCENT", help="where in the dump the power goes")
+    command.add_argument("--write", type=_typed(parse_count), metavar="N", help="at its n-th write command from now")
+    command.add_argument("--bugcheck", type=_typed(parse_value), metavar="CODE", help="such as 0xD1")
     command.add_argument(
         "--parameter",
         type=_typed(parse_value),
@@ -134,7 +137,7 @@ def _crash(commands: Any) -> None:
         metavar="N",
         help="a parameter of the bugcheck; up to four times",
     )
-    command.add_argument("--text", default=MANUAL_TEXT, help="the reason, as it stands in the log")
+    command.add_argument("--text", help="the reason, as it stands in the log")
     _json(command)
 
 
