@@ -22,6 +22,7 @@ from dumpwriter.formats.runtime import (
     CAUSE_TEXT,
     DOCUMENT_SIZE_BYTES_MAX,
     HEAD_SIZE_BYTES,
+    HIBERNATOR_RANK,
     MAGIC,
     REASON_TEXT,
     STANDBY_NAMES,
@@ -84,6 +85,11 @@ class RuntimeFile:
     def standbys(self) -> list[StandbyRegisters]:
         """By rank."""
         return [self.standby(rank) for rank in range(len(STANDBY_NAMES))]
+
+    @property
+    def writers(self) -> list[StandbyRegisters]:
+        """The standbys, and the hibernator."""
+        return [*self.standbys, self.standby(HIBERNATOR_RANK)]
 
     def parameters(self) -> tuple[int, int, int, int]:
         """The four parameters of the bugcheck."""
@@ -276,17 +282,13 @@ def _is_private(path: str) -> bool:
 
 
 def process_start(pid: int) -> int:
-    """Start time of a process in clock ticks since boot; 0 where there is no such process, or only its remains.
-
-    While threads of it still end, its first one may be a zombie already: it then still holds its files and their locks.
-    """
+    """Start time of a process in clock ticks since boot; 0 where there is no such process, or only its remains."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return 0
-    state, threads, start = fields[0], int(fields[17]), int(fields[19])
-    return 0 if state in (b"Z", b"X") and threads <= 1 else start
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def is_alive(pid: int, start: int) -> bool:

@@ -67,6 +67,9 @@ class Machine:
     def crash(self, *arguments: object, check: int | None = 0) -> Any:
         return self.facts("crash", self.mountpoint, *arguments, check=check)
 
+    def hibernate(self, check: int | None = 0) -> Any:
+        return self.facts("hibernate", self.mountpoint, check=check)
+
     def kill(self) -> None:
         """`kill -9` of the mount process, and the end of the standby that it wakes."""
         os.kill(self.status()["pid"], signal.SIGKILL)
@@ -113,7 +116,7 @@ class Machine:
             for order in (signal.SIGSTOP, signal.SIGKILL):
                 if machine_is_alive(found):
                     os.kill(found[Register.MACHINE_PID], order)
-                for standby in found.standbys:
+                for standby in found.writers:
                     if standby.is_alive:
                         os.kill(standby[StandbyRegister.PID], signal.SIGKILL)
             wait_until(lambda: not machine_is_alive(found), "the machine's process ends")

@@ -12,6 +12,7 @@ from dumpwriter.memory import kernel
 from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.physical import NOTES_AREA_BYTES, PhysicalMemory
 from dumpwriter.memory.printk import PRINTK_VARIABLES, PrintkRing, find_ring
+from dumpwriter.memory.processes import resident_entry, swap_entry
 from dumpwriter.memory.resumed import resumed
 from dumpwriter.memory.simulated import RING, SimulatedMemory
 from tests.test_memory_printk import PLACE, SIZE, line, new_ring, texts
@@ -104,3 +105,21 @@ def test_a_memory_that_no_simulated_machine_left_is_refused(spans: list[tuple[in
         resumed("simulated", memory)
     with closing(PhysicalMemory.create([(0, kernel.MEMORY_MINIMUM_BYTES)])) as memory, pytest.raises(FormatError):
         resumed("toaster", memory)
+
+
+@pytest.mark.parametrize("entry", [0, swap_entry(5), resident_entry(0), resident_entry(1 << 30)])
+def test_page_tables_that_do_not_hold_are_refused(entry: int) -> None:
+    with closing(SimulatedMemory(16 << 20)) as before:
+        assert before.user_memory is not None
+        where = before.user_memory.processes.entry_address(7)
+        good = before.memory.read(where, 8)
+        before.memory.write(where, entry.to_bytes(8, "little"))
+        with pytest.raises(FormatError, match="page tables"):
+            resumed("simulated", before.memory)
+        before.memory.write(where, before.memory.read(before.user_memory.processes.entry_address(8), 8))
+        with pytest.raises(FormatError, match="page tables"):
+            resumed("simulated", before.memory)
+        before.memory.write(where, good)
+        after = resumed("simulated", before.memory)
+        assert after.user_memory is not None
+        assert after.user_memory.resident() == before.user_memory.resident()

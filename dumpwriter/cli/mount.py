@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dumpwriter import runtime
 from dumpwriter.cli.keys import volume_key
 from dumpwriter.cli.progress import progress_bar, watch_standby
-from dumpwriter.cli.show import describe_recovery, print_json
+from dumpwriter.cli.show import describe_recovery, describe_resume, print_json
 from dumpwriter.formats.runtime import MachineState, Register
 from dumpwriter.machine.status import machine_is_alive, standby_is_alive
 from dumpwriter.sizes import format_count, format_size
@@ -126,9 +126,12 @@ def _tell(facts: dict[str, Any], mountpoint: str, *, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
+    if facts["resume"]:
+        print(describe_resume(facts))
     recovery = facts.get("last_recovery")
     if recovery and (recovery["pages_total"] or recovery["bugcheck"]):
-        print(f"last crash: {describe_recovery(recovery | {'path': _shown_path(recovery, mountpoint)})}")
+        last = "last memory" if facts["resume"] else "last crash"
+        print(f"{last}: {describe_recovery(recovery | {'path': _shown_path(recovery, mountpoint)})}")
     region = facts.get("region")
     if facts["state"] == MachineState.ARMED.name.lower() and region:
         print(

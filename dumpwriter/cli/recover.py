@@ -56,9 +56,16 @@ def _recover_image(
     key = volume_key(arguments)
     with contextlib.closing(HostStore(arguments.output)) as store:
         report = recover_image(arguments.image, store, retention, show, key, opener)
-    if not arguments.json and report["verdict"] != Verdict.NONE and not os.access(arguments.image, os.W_OK):
-        print(f"{arguments.image} is read-only: the dump in it is not marked as taken")
+    if not arguments.json and report["verdict"] != Verdict.NONE:
+        _tell_what_stays(report, arguments.image)
     return report
+
+
+def _tell_what_stays(report: dict[str, Any], image: str) -> None:
+    if report.get("hibernated"):
+        print(f"{image} holds a hibernated machine: this is a copy of its memory, and the next mount resumes it")
+    elif not os.access(image, os.W_OK):
+        print(f"{image} is read-only: the dump in it is not marked as taken")
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -72,5 +79,6 @@ def _tell(report: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
         print_json(report)
     else:
-        print(describe_recovery(report))
+        kind = "hibernated machine: " if report.get("hibernated") else ""
+        print(f"{kind}{describe_recovery(report)}")
     return 0 if report["verdict"] == Verdict.COMPLETE else 1

@@ -117,6 +117,10 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("clones", ", ".join(clones)))
     if facts.get("last_recovery"):
         rows.append(("last boot", describe_recovery(facts["last_recovery"])))
+    if facts.get("resume"):
+        rows.append(("resume", describe_resume(facts)))
+    if facts["hibernation"]:
+        rows.append(("memory", describe_dump(facts["hibernation"])))
     if facts["crash"]:
         crash = facts["crash"]
         rows.append(("crash", f"{crash['code']:#x} {crash['text']}"))
@@ -157,9 +161,14 @@ def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("dump", "its header is read with --key-file"))
     if facts["dump"] and facts["dump"]["bugcheck"]:
         dump = facts["dump"]
-        rows.append(("dump", f"{dump['cause']} {dump['bugcheck']['code']:#x} at {dump['times']['crash']}"))
+        rows.append(("dump", f"{_cause_of(dump)} at {dump['times']['crash']}"))
         rows.append(("", f"{dump['pages_written']} of {dump['pages_total']} pages, says its header"))
     return rows
+
+
+def _cause_of(dump: dict[str, Any]) -> str:
+    is_crash = dump["cause"] != "hibernation"
+    return f"{dump['cause']} {dump['bugcheck']['code']:#x}" if is_crash else dump["cause"]
 
 
 def describe_recovery(report: dict[str, Any]) -> str:
@@ -172,6 +181,14 @@ def describe_recovery(report: dict[str, Any]) -> str:
     if report.get("sealed"):
         line += f", sealed for SHA-256 {report['sealed_for']}"
     return f"{line}: {report['reason']}" if report["reason"] else line
+
+
+def describe_resume(facts: dict[str, Any]) -> str:
+    """One line about a machine that was hibernated before this boot."""
+    resume = facts["resume"]
+    if not facts["resumed"]:
+        return f"cold boot, the hibernated machine could not go on: {resume['reason']}"
+    return f"resumed: {format_size(resume['bytes'])} of memory in {resume['seconds']:.2f} s"
 
 
 def describe_dump(dump: dict[str, Any]) -> str:

@@ -63,6 +63,14 @@ class Disk(NamedTuple):
     region: Mapped
 
 
+class Written(NamedTuple):
+    """What was written, as far as it came, and through which disk."""
+
+    disk: Disk
+    job: DumpJob
+    progress: Progress
+
+
 class Clone:
     """The hands of one standby: its threads, its view of disk and memory, and the block that says what they are."""
 
@@ -101,15 +109,20 @@ class Clone:
         Raises `FormatError` where the control block does not hold and `DeviceError` where the disk cannot be had;
         nothing is written then.
         """
+        written = await self._write(_cause(self._runtime), MachineState.DUMPING)
+        _conclude(self._runtime, written.job, written.progress)
+        written.disk.controller.order(Order.POWER_OFF)
+
+    async def _write(self, cause: Cause, state: MachineState) -> Written:
+        """All but the last word on it. `state` is what the runtime file says meanwhile."""
         started_ns = time.monotonic_ns()
         runtime, progress = self._runtime, Progress()
-        cause = _cause(runtime)
         disk = await self._take_disk_over()
         job = await self._prepared(disk, cause)
         runtime[Register.PAGES_TOTAL] = job.plan.pages_total
         runtime[Register.PAGES_PLANNED] = job.plan.pages_planned
         runtime[Register.WRITER] = 1 + self._handles.rank
-        runtime.state = MachineState.DUMPING
+        runtime.state = state
 
         def report() -> None:
             runtime[Register.PAGES_WRITTEN] = progress.pages_written
@@ -118,8 +131,7 @@ class Clone:
 
         await write_dump(job, self._threads, progress, report, time.time_ns)
         runtime[Register.DUMP_NANOSECONDS] = time.monotonic_ns() - started_ns
-        _conclude(runtime, job, progress)
-        disk.controller.order(Order.POWER_OFF)
+        return Written(disk, job, progress)
 
     async def _take_disk_over(self) -> Disk:
         """`_open_disk` under a deadline; a thread that the disk then still holds is given up."""

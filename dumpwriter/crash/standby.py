@@ -42,6 +42,15 @@ if TYPE_CHECKING:
 MCL_CURRENT, MCL_FUTURE = 1, 2
 FREEZE_SECONDS = 10.0
 STANDARD_INPUT = 0
+IGNORED_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGPIPE,
+    signal.SIGPWR,
+)
 
 
 class Standby(NamedTuple):
@@ -58,7 +67,7 @@ class Standby(NamedTuple):
 
 def main() -> None:
     handles = Handles(**json.loads(sys.argv[1]))
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+    for ignored in IGNORED_SIGNALS:
         signal.signal(ignored, signal.SIG_IGN)
     runtime = RuntimeFile(handles.runtime)
     own = runtime.standby(handles.rank)
@@ -85,13 +94,14 @@ async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
     )
     if handles.rank == 0 and not turn.try_lock(runtime, Lock.FIRST_LIVES):
         return  # the machine died while this one was started, and the second has taken over
-    await _get_ready(standby)
+    await get_ready(standby)
     await _until_woken(standby)
     if await _freeze(standby) and await _is_our_turn(standby):
         await _dump(standby)
 
 
-async def _get_ready(standby: Standby) -> None:
+async def get_ready(standby: Standby) -> None:
+    """Load, close the sandbox, say what this process is, and rehearse once the machine stands still for it."""
     null = os.open(os.devnull, os.O_RDWR)
     modules = await standby.clone.set_aside()
     facts = _facts(standby.block, modules) | {"memory_locked": _lock_memory(), "confined": confine()}
@@ -123,7 +133,7 @@ def _facts(block: PrivateBlock, modules: tuple[Module, ...]) -> dict[str, Any]:
 async def _until_woken(standby: Standby) -> None:
     """Sleep until the machine is dead or calls; rehearse as often as it asks for that meanwhile."""
     while True:
-        await _first_readable(standby.handles.machine, standby.handles.wake)
+        await first_readable(standby.handles.machine, standby.handles.wake)
         try:
             call = os.eventfd_read(standby.handles.wake)
         except BlockingIOError:
@@ -204,7 +214,7 @@ def _first_of(failure: BaseException) -> BaseException:
     return failure
 
 
-async def _first_readable(*descriptors: int) -> None:
+async def first_readable(*descriptors: int) -> None:
     async with trio.open_nursery() as nursery:
 
         async def wait(descriptor: int) -> None:

@@ -13,9 +13,8 @@ VERSION = 1
 HEAD_SIZE_BYTES = 4096
 CAUSE_TEXT = (2048, 256)  # offset and size in bytes; UTF-8, padded with zeros
 REASON_TEXT = (2304, 512)
-STANDBY_TEXTS = ((2816, 256), (3072, 256))  # the last words of each standby, by rank
+STANDBY_TEXTS = ((2816, 256), (3072, 256), (3328, 256))  # the last words of each standby, by rank
 DOCUMENT_SIZE_BYTES_MAX = 16 << 20
-AT_ONCE = (1 << 64) - 1
 
 
 class Register(IntEnum):
@@ -52,21 +51,11 @@ class Register(IntEnum):
     PAGE_INS = 31
     PAGE_CHECKS = 32
     PAGE_FAILURES = 33
-    FAULT = 34  # index in the table of causes: what the command asks the machine to carry out
-    FAULT_STATE = 35  # `FaultState`
-    FAULT_PERCENT = 36  # how much of the dump is to be written, or `AT_ONCE`
-    FAULT_WRITES = 37  # at which write command of the live stack from now; 0 at once
-
-
-class FaultState(IntEnum):
-    """What became of the fault that was asked for."""
-
-    ASKED = 0
-    WAITING = 1  # for the write command at which it is to happen
-    BEGUN = 2
+    HIBERNATION_REFUSALS = 34  # how often the machine would not hibernate; why it would not at last is in the reason
 
 
 STANDBY_NAMES = ("first", "second")  # by rank
+HIBERNATOR_RANK = 2  # it has registers and a text like a standby, and is none
 STANDBY_TABLE = 128  # the first register of the first standby
 STANDBY_TABLE_STRIDE = 16
 
@@ -109,3 +98,5 @@ class MachineState(IntEnum):
     DUMPED = 8  # the dump is in the region
     FAILED = 9  # no standby could write a dump
     DEGRADED = 10  # armed, but a part of what that rests on is missing
+    HIBERNATING = 11  # shut down cleanly; its memory is being written
+    HIBERNATED = 12  # its memory is in the region, and the next mount goes on with it

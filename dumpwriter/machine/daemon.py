@@ -66,6 +66,7 @@ async def _run(request: MountRequest, volume_key: Secret, announce: Callable[[di
             except BrokenPipeError:  # whoever asked for the mount does not wait for it any more
                 machine.press_power_button()
 
+        signal.signal(signal.SIGPWR, signal.SIG_IGN)  # a request to hibernate, which only a machine that runs can take
         for button in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(button, press)
         try:

@@ -23,14 +23,16 @@ from dumpwriter import runtime
 from dumpwriter.crash.plan import region_size_bytes
 from dumpwriter.dumpkeys import fingerprint, load_public_key, new_seal
 from dumpwriter.formats.region import CauseKind
-from dumpwriter.formats.runtime import MachineState
-from dumpwriter.machine import arming, faults
+from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
+from dumpwriter.machine import arming
+from dumpwriter.machine.hibernation import Hibernator, hand_over, start_hibernator
 from dumpwriter.machine.lastdump import LastDumps
 from dumpwriter.machine.pager import INPAGE_ERROR, InPageError, Pager
 from dumpwriter.machine.paging import Paging
 from dumpwriter.machine.panel import Panel
 from dumpwriter.machine.regionfile import RegionFile
 from dumpwriter.machine.replay import replay
+from dumpwriter.machine.resumption import refuse_other_memory, try_to_resume
 from dumpwriter.machine.standby import Hardware
 from dumpwriter.machine.standbys import Standbys
 from dumpwriter.machine.trigger import parse_trigger
@@ -42,11 +44,11 @@ from dumpwriter.recovery.retention import Retention
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootStage, RegionKind, RegionState
 from vdisk.controller import Controller
-from vdisk.errors import ArmingError, DeviceError, FilesystemError, ImageError, PowerLost, RecoveryError, naming
+from vdisk.errors import ArmingError, DeviceError, FilesystemError, ImageError, MountError, RecoveryError, naming
 from vdisk.ext4.filesystem import Ext4Filesystem
 from vdisk.imagefile import ImageFile, open_locked
 from vdisk.layers.mapped import Mapped
-from vdisk.layers.supervised import Supervised, describe_failure
+from vdisk.mount import mountinfo
 from vdisk.mount.attach import check_mountpoint
 from vdisk.mount.control import ControlFile
 from vdisk.mount.operations import Operations
@@ -63,7 +65,6 @@ if TYPE_CHECKING:
 
 MAINTENANCE_SECONDS = 1.0
 FILESYSTEM_BUGCHECK = 0x24
-DRIVER_BUGCHECK = 0x7E
 
 
 class MountRequest(NamedTuple):
@@ -94,7 +95,7 @@ class Machine:
         self._source: MemorySource | None = None
         self._paging: Paging | None = None
         self._standbys: Standbys | None = None
-        self._extents: ExtentMap | None = None  # of the region, once it is recorded
+        self._hibernator: Hibernator | None = None
         self._is_region_ours = False  # a dump that could not be taken out outlives a clean shutdown
         lock = open_locked(request.image)
         resources.callback(os.close, lock)
@@ -102,6 +103,8 @@ class Machine:
         with naming(request.image):
             self._last_record = self._record = BootArea(self._image).read()
             check_key(self._record, volume_key)
+        if request.memory_image and not request.discard_dump:
+            refuse_other_memory(self._record, request.image)
         self._registers = create_registers()
         resources.callback(os.close, self._registers)
         self._runtime = runtime.create(request.mountpoint)
@@ -112,6 +115,8 @@ class Machine:
             mountpoint=request.mountpoint,
             encrypted=bool(volume_key),
             sealed_for=fingerprint(self._public_key).hex() if self._public_key else None,
+            resumed=False,
+            resume=None,
         )
 
     # Boot
@@ -119,7 +124,7 @@ class Machine:
     async def boot(self) -> None:
         """Everything up to the mount. Raises `GhostdumpError` where there can be none."""
         self._reach(BootStage.POWER_ON)
-        self._source = self._load_memory()
+        self._load_memory()
         self._load_drivers()
         self._reach(BootStage.DRIVERS)
         with naming(self.request.image):
@@ -141,19 +146,23 @@ class Machine:
         if stage != BootStage.POWER_ON:
             self._record = self._area.write(self._record._replace(boot_stage=stage))
 
-    def _load_memory(self) -> MemorySource:
+    def _load_memory(self) -> None:
         path = self.request.memory_image
-        source = SimulatedMemory(self._record.memory_size_bytes) if path is None else ImageMemory(path)
+        self._use_memory(SimulatedMemory(self._record.memory_size_bytes) if path is None else ImageMemory(path))
+        assert self._source is not None
+        self.panel.log(f"ghostdump: machine {self._source.kind}, {self._source.memory.size_bytes >> 20} MiB of memory")
+
+    def _use_memory(self, source: MemorySource) -> None:
+        """From here on this is the machine's memory; what it had before is gone."""
         self._resources.callback(source.memory.close)
+        if self._source is not None:
+            self._source.memory.close()
+        self._source = source
         self.panel.keep_log_in(source)
         self.panel.publish(machine=source.kind, memory_bytes=source.memory.size_bytes)
-        self.panel.log(f"ghostdump: machine {source.kind}, {source.memory.size_bytes >> 20} MiB of memory")
-        return source
 
     def _load_drivers(self) -> None:
-        self._controller = Controller(self._registers, self._image, on_trap=lambda: faults.carry_out(self._victim()))
-        live = stack.load_live(self._controller, self._volume_key)
-        self._live = live._replace(device=Supervised(live.device, self._driver_failed))
+        self._live = stack.load_live(Controller(self._registers, self._image), self._volume_key)
         self.panel.publish(drivers=[module._asdict() | {"pid": os.getpid()} for module in self._live.modules])
         self._area = BootArea(self._live.device)
         self._record = self._record._replace(boot_count=self._record.boot_count + 1)
@@ -162,6 +171,7 @@ class Machine:
         """Take the last dump out and arm anew. What keeps it from either is told, and the machine runs on without."""
         try:
             self._reach(BootStage.RECOVERY)
+            self._resume()
             self._recover()
             self._reach(BootStage.ARMING)
             self._arm()
@@ -170,6 +180,19 @@ class Machine:
             self.panel.disarmed(str(refusal))
         except (ArmingError, ImageError) as refusal:
             self.panel.disarmed(str(refusal))
+
+    def _resume(self) -> None:
+        """Go on with the memory of a hibernated machine, now or never: the region is marked first."""
+        if self.request.discard_dump:
+            return
+        resumption = try_to_resume(self._live.device, self._area, self._record, self.panel.show_step)
+        if resumption is None:
+            return
+        self._record = self._area.write(self._record._replace(region_state=resumption.region_state))
+        if resumption.source is not None:
+            self._use_memory(resumption.source)
+        self.panel.publish(resumed=resumption.source is not None, resume=resumption.facts)
+        self.panel.log(resumption.summary)
 
     def _recover(self) -> None:
         """Take the dump of the last run out of the region. Raises `RecoveryError` where it has to stay there."""
@@ -198,7 +221,6 @@ class Machine:
         extents = self._prepare_region(wanted_bytes)
         self._record = arming.record_region(self._image, self._live.device, self._record, extents)
         self._is_region_ours = True
-        self._extents = extents
         self.panel.publish(
             region={
                 "path": self._region_file.path,
@@ -208,9 +230,9 @@ class Machine:
             warning=_warning(extents.size_bytes, wanted_bytes),
         )
         seal = new_seal(self._public_key) if self._public_key else None
-        block = arming.make_control_block(self._record, extents, self._source, self._volume_key, seal)
-        hardware = Hardware(self._image, self._registers, self._source, self._runtime)
-        self._standbys = Standbys(hardware, block)
+        self._block = arming.make_control_block(self._record, extents, self._source, self._volume_key, seal)
+        self._hardware = Hardware(self._image, self._registers, self._source, self._runtime)
+        self._standbys = Standbys(self._hardware, self._block)
         self._start_paging(extents)
         self._armed()
 
@@ -228,7 +250,7 @@ class Machine:
 
     def _prepare_region(self, size_bytes: int) -> ExtentMap:
         """A page file that held a dump is not paged to again, where there is room for another."""
-        held_a_dump = self._record.region_state in (RegionState.TAKEN, RegionState.DISCARDED)
+        held_a_dump = self._record.region_state in (RegionState.TAKEN, RegionState.DISCARDED, RegionState.RESUMED)
         if held_a_dump and self._record.region_kind == RegionKind.PAGEFILE:
             return self._region_file.prepare_anew(size_bytes)
         return self._region_file.prepare(size_bytes)
@@ -248,7 +270,7 @@ class Machine:
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Serve the mount until it is unmounted or the power button is pressed."""
         signal.signal(signal.SIGUSR1, lambda *_: self._rehearse_on_request())
-        signal.signal(signal.SIGUSR2, lambda *_: faults.begin(self._victim()))
+        signal.signal(signal.SIGUSR2, lambda *_: self._bugcheck_on_request())
         trigger = ControlFile("trigger", write=self._triggered)
         operations = Operations(
             self._filesystem,
@@ -267,6 +289,7 @@ class Machine:
                 nursery.start_soon(self._keep_paging, self._paging)
             nursery.start_soon(self._maintain_filesystem)
             nursery.start_soon(self._keep_standbys)
+            nursery.start_soon(self._hibernate_on_request)
             await serve(
                 operations,
                 self.request.mountpoint,
@@ -314,6 +337,39 @@ class Machine:
         if self._standbys is not None:
             self._standbys.rehearse()
 
+    # Hibernation
+
+    async def _hibernate_on_request(self) -> None:
+        with trio.open_signal_receiver(signal.SIGPWR) as requests:
+            async for _ in requests:
+                try:
+                    await self._prepare_hibernation()
+                except (ArmingError, MountError) as refusal:
+                    self.panel.refuse_hibernation(str(refusal))
+
+    async def _prepare_hibernation(self) -> None:
+        """All that can fail, and then the end of the mount: what follows is the power off.
+
+        Raises `ArmingError`, `MountError`: the machine then runs on.
+        """
+        if self._standbys is None:
+            raise ArmingError("the machine is not armed")
+        self._hibernator = start_hibernator(self._hardware, self._block, self._volume_key)
+        complaint = await trio.to_thread.run_sync(mountinfo.unmount, self.request.mountpoint)
+        if complaint:
+            self._hibernator.dismiss()
+            self._hibernator = None
+            raise MountError(f"a program still uses the mount ({complaint})")
+        self.panel.log("hibernation: unmounted, memory goes to the region")
+
+    def _bring_pages_back(self) -> None:
+        """The page file is about to be written over: memory must not miss what is out there."""
+        if self._paging is not None:
+            try:
+                self._paging.bring_all_back()
+            except InPageError as lost:
+                self.bugcheck(INPAGE_ERROR, lost.parameters, str(lost))
+
     # Bugcheck
 
     def bugcheck(self, code: int, parameters: tuple[int, int, int, int], text: str) -> NoReturn:
@@ -324,19 +380,12 @@ class Machine:
         self._runtime.state = MachineState.CRASHED
         if self._standbys is not None:
             self._standbys.call()
-        faults.die()
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("a process that killed itself went on")
 
-    def _driver_failed(self, failure: BaseException) -> NoReturn:
-        if isinstance(failure, PowerLost):
-            faults.die()
-        self.bugcheck(DRIVER_BUGCHECK, (0, 0, 0, 0), describe_failure(failure))
-
-    def _victim(self) -> faults.Victim:
-        """What a fault that is asked for can reach."""
-        assert self._source is not None
-        return faults.Victim(
-            self._runtime, self._controller, self._live.device, self._source.memory, self._extents, self.bugcheck
-        )
+    def _bugcheck_on_request(self) -> NoReturn:
+        found = self._runtime
+        self.bugcheck(found[Register.BUGCHECK_CODE], found.parameters(), found.text(CAUSE_TEXT))
 
     # Power off
 
@@ -348,16 +397,23 @@ class Machine:
         for request in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(request, signal.SIG_IGN)  # too late for either
         self._runtime.state = MachineState.STOPPING
+        if self._hibernator is not None:
+            self._bring_pages_back()
         try:
             self._filesystem.close()
         except FilesystemError as failure:
             self.bugcheck(FILESYSTEM_BUGCHECK, (0, 0, 0, 0), f"the filesystem failed: {failure}")
         self._dismiss_standbys()
         if self._is_region_ours:
-            self._record = self._record._replace(region_state=RegionState.CLEAN)
+            state = RegionState.HIBERNATING if self._hibernator else RegionState.CLEAN
+            self._record = self._record._replace(region_state=state)
         self._reach(BootStage.OFF)
-        self._runtime.state = MachineState.OFF
-        self._runtime.remove()
+        if self._hibernator is not None:
+            self.panel.publish(drivers=self._hibernator.modules())
+            hand_over(self._hibernator, self._runtime)
+        else:
+            self._runtime.state = MachineState.OFF
+            self._runtime.remove()
 
     def _dismiss_standbys(self) -> None:
         standbys, self._standbys = self._standbys, None

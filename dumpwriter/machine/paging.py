@@ -53,6 +53,13 @@ class Paging:
                 self._log(f"paging: {self._pager.failures - failures} pages could not be written to the page file")
             await trio.sleep(TURN_SECONDS)
 
+    def bring_all_back(self) -> None:
+        """Empty the page file; nobody may use it from here on. Raises `InPageError`."""
+        try:
+            self._pager.bring_all_back()
+        finally:
+            self._report()
+
     def _report(self) -> None:
         for name, count in self._pager.counts()._asdict().items():
             self._runtime[PAGING_REGISTERS[name]] = count

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from dumpwriter.formats.runtime import MachineState, Register
+from dumpwriter.formats.runtime import REASON_TEXT, MachineState, Register
 from dumpwriter.machine import status
 from dumpwriter.sizes import format_count
 from vdisk.errors import BootInterruptedError
@@ -52,6 +52,11 @@ class Panel:
         self.runtime.state = MachineState.DISARMED
         self.publish(reason=reason)
         self.log(f"dump: disarmed: {reason}")
+
+    def refuse_hibernation(self, reason: str) -> None:
+        self.runtime.set_text(REASON_TEXT, reason)
+        self.runtime[Register.HIBERNATION_REFUSALS] += 1
+        self.log(f"hibernation: refused: {reason}")
 
     # The log
 

@@ -44,6 +44,8 @@ class Standby:
     Loading needs nothing of the machine; for its rehearsal the machine must stand still.
     """
 
+    program = "dumpwriter.crash.standby"
+
     def __init__(self, rank: int, control_block: int, hardware: Hardware) -> None:
         """Start the process. `control_block` is a descriptor of the sealed block."""
         self.rank = rank
@@ -66,7 +68,7 @@ class Standby:
         }
         try:
             return subprocess.Popen(
-                [sys.executable, "-I", "-m", "dumpwriter.crash.standby", json.dumps({"rank": self.rank} | given)],
+                [sys.executable, "-I", "-m", self.program, json.dumps({"rank": self.rank} | given)],
                 pass_fds=list(given.values()),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, STANDBY_NAMES, MachineState, Register, StandbyRegister
 from dumpwriter.runtime import is_alive
 from dumpwriter.verdict import Verdict
@@ -32,7 +33,8 @@ def describe(runtime: RuntimeFile) -> dict[str, Any]:
         "pid": runtime[Register.MACHINE_PID],
         "standbys": _describe_standbys(runtime, document),
         "paging": _describe_paging(runtime, document.get("paging")),
-        "crash": _describe_crash(runtime) if state not in RUNNING else None,
+        "crash": _describe_crash(runtime) if state not in RUNNING and not hibernates(runtime) else None,
+        "hibernation": describe_hibernation(runtime) if hibernates(runtime) else None,
     }
 
 
@@ -48,6 +50,8 @@ def present_state(runtime: RuntimeFile) -> MachineState:
         return MachineState.FAILED
     if state == MachineState.FAILED and standby_is_alive(runtime):
         return MachineState.CRASHED  # another standby is about to try
+    if state == MachineState.HIBERNATING and not standby_is_alive(runtime):
+        return MachineState.FAILED
     return state
 
 
@@ -64,13 +68,13 @@ def machine_is_alive(runtime: RuntimeFile) -> bool:
 
 
 def standby_is_alive(runtime: RuntimeFile) -> bool:
-    """Whether there is any."""
-    return any(standby.is_alive for standby in runtime.standbys)
+    """Whether there is any, or a hibernator."""
+    return any(standby.is_alive for standby in runtime.writers)
 
 
 def living_standby(runtime: RuntimeFile) -> int:
     """The process that writes, or would write, the dump; 0 where there is none."""
-    return next((standby[StandbyRegister.PID] for standby in runtime.standbys if standby.is_alive), 0)
+    return next((standby[StandbyRegister.PID] for standby in runtime.writers if standby.is_alive), 0)
 
 
 def _describe_standbys(runtime: RuntimeFile, document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -89,6 +93,11 @@ def _describe_paging(runtime: RuntimeFile, facts: dict[str, Any] | None) -> dict
     if facts is None:
         return None
     return facts | {name: runtime[register] for name, register in PAGING_REGISTERS.items()}
+
+
+def hibernates(runtime: RuntimeFile) -> bool:
+    """Whether the machine stopped to hibernate, whatever came of it."""
+    return runtime[Register.CAUSE_KIND] == CauseKind.HIBERNATION
 
 
 def _describe_crash(runtime: RuntimeFile) -> dict[str, Any]:
@@ -115,6 +124,12 @@ def describe_dump(runtime: RuntimeFile) -> dict[str, Any]:
         "standby": _writer(runtime),
         "seconds": runtime[Register.DUMP_NANOSECONDS] / 1e9,
     }
+
+
+def describe_hibernation(runtime: RuntimeFile) -> dict[str, Any]:
+    """The hibernator's account of what it wrote; it is no standby."""
+    facts = describe_dump(runtime)
+    return {name: facts[name] for name in facts if name not in ("standby", "resident_growth_bytes")}
 
 
 def _writer(runtime: RuntimeFile) -> int | None:

@@ -125,10 +125,15 @@ def recover_image(
         reports = []
         for place, source in sources:
             findings, report = extract(source, store, retention, progress, opener)
-            reports.append(report)
-            if may_be_marked(findings) and is_writable:
+            reports.append(report | _resumable(place))
+            if may_be_marked(findings) and is_writable and not place.is_hibernated:
                 record = area.write(place.recorded(record, RegionState.TAKEN))
         return headline(reports) or describe_nothing(reason_for_none(record))
+
+
+def _resumable(place: Place) -> dict[str, Any]:
+    """What a report says besides of a memory that the next mount goes on with: a copy is no reason to give it up."""
+    return {"hibernated": True} if place.is_hibernated else {}
 
 
 def _recover_carved(
@@ -171,7 +176,7 @@ def verify_image(path: str, progress: Callable[[int, int], None], key: Secret = 
         reports = []
         for place in untaken_places(disk.record) or taken_places(disk.record):
             findings = recover(source_of(*disk, place).region, place.identity, Survey(), progress)
-            reports.append(describe_findings(findings, place.identity) | {"kind": place.kind})
+            reports.append(describe_findings(findings, place.identity) | {"kind": place.kind} | _resumable(place))
         return headline(reports) or describe_nothing(reason_for_none(disk.record))
 
 

@@ -41,6 +41,11 @@ class Place(NamedTuple):
         """Whether a dump may be there that nobody has taken out."""
         return self.state not in REASONS_BY_STATE
 
+    @property
+    def is_hibernated(self) -> bool:
+        """Whether the next boot is to go on with what is there."""
+        return self.state == RegionState.HIBERNATED
+
     def extents(self, area: BootArea, record: BootRecord) -> ExtentMap:
         """Raises `FormatError` where the record of the region is damaged."""
         return area.read_extents(record) if self.kind is PlaceKind.REGION else area.small_dump_extents(self.number)
