@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.modes import GCM
 from dumpwriter.formats.region import DUMP_HEADER, FRAME_HEADER, FRAME_SEAL, FrameSeal
 from dumpwriter.frames import associated_data
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
-from vdisk.errors import SealingError
+from vdisk.errors import EncryptionError
 
 if TYPE_CHECKING:
     from dumpwriter.formats.region import DumpHeader
@@ -71,7 +71,7 @@ class DumpCipher:
         self._key = AES256(key)
 
     def seal(self, nonce: bytes, associated: bytes | memoryview, text: memoryview) -> bytes:
-        """The tag of what stands in `text` afterwards. Raises `SealingError`."""
+        """The tag of what stands in `text` afterwards. Raises `EncryptionError`."""
         try:
             encryptor = Cipher(self._key, GCM(nonce)).encryptor()
             encryptor.authenticate_additional_data(associated)
@@ -79,9 +79,9 @@ class DumpCipher:
             encryptor.finalize()
             tag: bytes = encryptor.tag
         except Exception as failure:  # whatever a cipher fails with, nothing goes out in the clear
-            raise SealingError(f"the cipher failed, and nothing is written unsealed: {failure!r}") from None
+            raise EncryptionError(f"the cipher failed, and nothing is written unsealed: {failure!r}") from None
         if done_bytes != text.nbytes:
-            raise SealingError("the cipher stopped half-way, and nothing is written unsealed")
+            raise EncryptionError("the cipher stopped half-way, and nothing is written unsealed")
         return tag
 
     def open(self, nonce: bytes, associated: bytes | memoryview, text: memoryview, tag: bytes) -> bool:

@@ -117,7 +117,7 @@ def encode_frame(
 ) -> memoryview:
     """Write the header block before a payload that already stands at `slot[4096:]`; the frame as it goes out.
 
-    Raises `SealingError`; the slot must then not be written.
+    Raises `EncryptionError`; the slot must then not be written.
     """
     end_bytes = BLOCK_SIZE_BYTES + payload_bytes
     payload = slot[BLOCK_SIZE_BYTES:end_bytes]

@@ -24,10 +24,10 @@ class Sealer(Protocol):
     record_size_bytes: int  # room that it takes in a header block, behind the runs
 
     def seal_frame(self, block: memoryview, record_offset_bytes: int, payload: memoryview, sequence: int) -> None:
-        """Seal the payload in place. Raises `SealingError`; the payload must then not be written."""
+        """Seal the payload in place. Raises `EncryptionError`; the payload must then not be written."""
 
     def seal_header(self, header: DumpHeader) -> DumpHeader:
-        """The header as it is to be digested. Raises `SealingError`."""
+        """The header as it is to be digested. Raises `EncryptionError`."""
 
 
 class Unsealed:

@@ -14,7 +14,7 @@ from dumpwriter.cipher import DumpCipher, GcmSealer, header_is_true, open_frame
 from dumpwriter.dumpkeys import KEY_SIZE_BYTES, fingerprint, new_seal, unwrap
 from dumpwriter.frames import decode_dump_header, decode_header, payload_is_true
 from tests.dumping import DumpBench
-from vdisk.errors import SealingError
+from vdisk.errors import EncryptionError
 from vdisk.layers.mapped import Mapped
 
 if TYPE_CHECKING:
@@ -161,5 +161,5 @@ def test_a_key_is_never_shown() -> None:
 
 def test_a_cipher_that_fails_raises_and_nothing_else() -> None:
     cipher = DumpCipher(SEALS["X25519"].key)
-    with pytest.raises(SealingError, match="nothing is written unsealed"):
+    with pytest.raises(EncryptionError, match="nothing is written unsealed"):
         cipher.seal(b"short", b"", memoryview(bytes(16)))

@@ -16,7 +16,6 @@
     ├── ArmingError               a dump could not be promised, so none is
     ├── BootInterruptedError      the power button was pressed while the machine booted
     ├── KeyFileError              a key file is none, or not the one that is needed
-    ├── SealingError              a frame could not be sealed, so it is not written
     ├── RecoveryError             the dump cannot be taken out now; it stays where it is
     └── ResumeError               the hibernated machine cannot go on; the boot is a cold one
     PowerLost (BaseException)     the simulated power went; nothing may handle it and go on
@@ -119,10 +118,6 @@ class BootInterruptedError(GhostdumpError):
 
 class KeyFileError(GhostdumpError):
     """A file that should hold a key does not, or holds one that cannot be used here."""
-
-
-class SealingError(GhostdumpError):
-    """The cipher failed. Not an OSError: what could not be sealed is not tried in another way."""
 
 
 class RecoveryError(GhostdumpError):

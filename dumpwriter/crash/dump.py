@@ -6,10 +6,12 @@
     end           flush; headers say WRITTEN, each flushed before the next
 
 A write that fails is tried frame by frame; a frame that cannot be written is counted and the dump goes on without it.
+A cipher that fails stops the dump: nothing goes out unsealed, and nothing says WRITTEN.
 """
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -31,10 +33,10 @@ from dumpwriter.frames import DumpIdentity, encode_dump_header, encode_frame, pa
 from dumpwriter.sealing import UNSEALED
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.bootarea import BootStage
-from vdisk.errors import DeviceError
+from vdisk.errors import DeviceError, EncryptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from typing_extensions import Buffer
 
@@ -88,6 +90,7 @@ class Progress:
         self.failure = ""
         self.is_out_of_time = False
         self.is_committed = False
+        self.is_stopped = False
 
     def count_written(self, frames: Sequence[FramePlan], bytes_written: int) -> None:
         with self._lock:
@@ -100,6 +103,15 @@ class Progress:
             self.frames_failed += 1
             self.failure = self.failure or str(failure)
 
+    @contextlib.contextmanager
+    def stopping(self) -> Iterator[None]:
+        """What is done in here ends the dump where it is, if the cipher fails."""
+        try:
+            yield
+        except EncryptionError as failure:
+            self.is_stopped = True
+            self.failure = self.failure or str(failure)
+
 
 def arm_region(region: BlockDevice, identity: DumpIdentity, extents: ExtentMap, armed_time_ns: int) -> None:
     """Put headers of an empty dump over whatever the region held. Raises `DeviceError`."""
@@ -108,7 +120,8 @@ def arm_region(region: BlockDevice, identity: DumpIdentity, extents: ExtentMap, 
 
 
 def begin(job: DumpJob, progress: Progress) -> None:
-    _write_headers(job, progress, DumpState.WRITING, end_time_ns=0)
+    with progress.stopping():
+        _write_headers(job, progress, DumpState.WRITING, end_time_ns=0)
 
 
 def close_early(job: DumpJob, buffer: memoryview, progress: Progress) -> None:
@@ -124,12 +137,19 @@ def end(job: DumpJob, progress: Progress, end_time_ns: int) -> None:
     except DeviceError as failure:
         progress.failure = progress.failure or str(failure)
         return
-    _write_headers(job, progress, DumpState.WRITTEN, end_time_ns)
-    progress.is_committed = True
+    with progress.stopping():
+        if not progress.is_stopped:
+            _write_headers(job, progress, DumpState.WRITTEN, end_time_ns)
+    progress.is_committed = not progress.is_stopped
 
 
 def write_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview, progress: Progress) -> None:
     """Carry out one request in a buffer of `REQUEST_BUFFER_SIZE_BYTES`. What fails is counted, not raised."""
+    with progress.stopping():
+        _write_together(job, frames, buffer, progress)
+
+
+def _write_together(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview, progress: Progress) -> None:
     try:
         content = fill_request(job, frames, buffer)
         job.region.write_from(frames[0].region_offset_bytes, content)

@@ -106,7 +106,7 @@ async def write_dump(
     turn = threading.Lock()
 
     def take_requests(buffer: memoryview) -> None:
-        while frames := _next(requests, turn):
+        while not progress.is_stopped and (frames := _next(requests, turn)):
             dump.write_request(job, frames, buffer, progress)
 
     async with trio.open_nursery() as nursery:
