@@ -122,6 +122,8 @@ class DumpBench:
         dump.begin(job, progress)
         buffer = memoryview(bytearray(REQUEST_BUFFER_SIZE_BYTES))
         for request in job.plan.requests():
+            if progress.is_stopped:
+                break
             dump.write_request(job, request, buffer, progress)
         dump.end(job, progress, 9)
         return progress

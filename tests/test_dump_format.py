@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dumpwriter.formats.region import DumpLevel, DumpState
+from dumpwriter.recovery.crashstore import HostStore
+from dumpwriter.recovery.extraction import RegionSource, extract
+from dumpwriter.recovery.retention import KEEP_ALL
 from dumpwriter.recovery.scan import recover
+from dumpwriter.recovery.unsealing import WithPrivateKey
 from tests.builders.elf_reader import ElfCoreFile
 from tests.builders.region_reader import Dump, Extent, Region, find_region, read_dump
+from tests.builders.seal_reader import SealReader
 from tests.dumping import DumpBench, Pages
+from tests.sealed import PRIVATE_KEYS, sealed_bench, write_slot
 from tests.sources import REPOSITORY
 from tests.test_dump_recovery import StopsAfter
 from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootArea, RegionState, new_record
@@ -20,6 +26,8 @@ from vdisk.layers.mapped import Mapped
 from vdisk.memorydisk import MemoryDisk
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dumpwriter.formats.region import PageRun
     from tests.machines import Machine
     from vdisk.extent import ExtentMap
@@ -101,6 +109,26 @@ def test_a_dump_that_was_damaged(seed: int) -> None:
         length = min(source.choice([1, 4, 512, 4096, 100_000]), len(bench.disk.content) - start)
         bench.disk.content[start : start + length] = source.choice([bytes(length), source.randbytes(length)])
     both_agree(bench)
+
+
+@pytest.mark.parametrize("name", PRIVATE_KEYS)
+@pytest.mark.parametrize("seed", range(6))
+def test_a_sealed_dump(tmp_path: Path, name: str, seed: int) -> None:
+    """Whole, and with a frame that is gone: from the region and from the file, by both."""
+    bench = sealed_bench(name, 300, seed=seed)
+    if seed % 2:
+        write_slot(bench, 1 + seed // 2, bytes(65 * 4096))
+    theirs = read_dump(bytes(bench.disk.content), region_of(bench), SealReader(PRIVATE_KEYS[name]).payload_of)
+    region, sink = Mapped(bench.disk, bench.extents), Pages()
+    ours = recover(region, bench.identity, sink, opener=WithPrivateKey(PRIVATE_KEYS[name]))
+    assert theirs.pages == sink.pages
+    assert theirs.verdict == ours.verdict == ("PARTIAL" if seed % 2 else "COMPLETE")
+    assert read_dump(bytes(bench.disk.content), region_of(bench)).pages == {}
+    store = HostStore(str(tmp_path))
+    extract(RegionSource(region, bench.identity), store, KEEP_ALL, lambda *_: None)
+    store.close()
+    file = (tmp_path / "1" / "dump.sealed").read_bytes()
+    assert SealReader(PRIVATE_KEYS[name]).pages_of_file(file) == sink.pages
 
 
 @pytest.mark.parametrize("damaged", [(), (0,), (4096,), (64 << 10,), (1 << 20,), (0, 1 << 20), (0, 4096)])

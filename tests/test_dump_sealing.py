@@ -5,51 +5,27 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-import blake3
-import crc32c
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa, x25519
 
 from dumpwriter.cipher import DumpCipher, GcmSealer, header_is_true, open_frame
-from dumpwriter.dumpkeys import KEY_SIZE_BYTES, fingerprint, new_seal, unwrap
-from dumpwriter.frames import decode_dump_header, decode_header, payload_is_true
+from dumpwriter.crash import dump
+from dumpwriter.dumpkeys import KEY_SIZE_BYTES, fingerprint, unwrap
+from dumpwriter.formats.region import DumpState
+from dumpwriter.frames import decode_dump_header
 from tests.dumping import DumpBench
+from tests.sealed import PAGES, PRIVATE_KEYS, SEALS, believed, redigest, sealed_bench, slots
 from vdisk.errors import EncryptionError
 from vdisk.layers.mapped import Mapped
 
 if TYPE_CHECKING:
     from dumpwriter.dumpkeys import PrivateKey
-    from dumpwriter.frames import Frame
 
-PAGES = 200
-
-
-def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, bits)
-
-
-PRIVATE_KEYS: dict[str, PrivateKey] = {"X25519": x25519.X25519PrivateKey.generate(), "RSA": rsa_key()}
-STRANGERS: dict[str, PrivateKey] = {"X25519": x25519.X25519PrivateKey.generate(), "RSA": rsa_key()}
-SEALS = {name: new_seal(key.public_key()) for name, key in PRIVATE_KEYS.items()}
+STRANGERS: dict[str, PrivateKey] = {
+    "X25519": x25519.X25519PrivateKey.generate(),
+    "RSA": rsa.generate_private_key(65537, 2048),
+}
 BY_ALGORITHM = pytest.mark.parametrize("name", PRIVATE_KEYS)
-
-
-def sealed_bench(name: str = "X25519", pages: int = PAGES) -> DumpBench:
-    bench = DumpBench(pages, sealer=GcmSealer(SEALS[name]))
-    bench.write()
-    return bench
-
-
-def slots(bench: DumpBench) -> list[bytearray]:
-    """Each frame of the dump, as it lies in its slot."""
-    region = Mapped(bench.disk, bench.extents)
-    return [bytearray(region.read(plan.region_offset_bytes, 65 * 4096)) for plan in bench.job().plan.frames]
-
-
-def believed(slot: bytearray, bench: DumpBench) -> Frame | None:
-    view = memoryview(slot)
-    frame = decode_header(view[:4096], bench.identity)
-    return frame if frame is not None and payload_is_true(view, frame) else None
 
 
 @BY_ALGORITHM
@@ -92,31 +68,36 @@ def test_another_key_and_a_damaged_wrapping_open_nothing(name: str) -> None:
         assert unwrap(PRIVATE_KEYS[name], wrapped[:length]) is None
 
 
-def resealed(slot: bytearray, frame: Frame) -> None:
-    """What somebody does who changed a frame and knows the format, but not the key: checksums and digest anew."""
-    size = frame.size_bytes
-    slot[60:64] = crc32c.crc32c(bytes(slot[4096:size])).to_bytes(4, "little")
-    slot[72:104], slot[4092:4096] = bytes(32), bytes(4)
-    slot[72:104] = blake3.blake3(bytes(slot[:size])).digest()
-    slot[4092:4096] = crc32c.crc32c(bytes(slot[:4092])).to_bytes(4, "little")
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_a_frame_that_was_changed_by_somebody_who_knows_the_format_does_not_open(seed: int) -> None:
     source, bench = random.Random(seed), sealed_bench()
     cipher = DumpCipher(SEALS["X25519"].key)
+    made_anew = {*range(60, 64), *range(72, 104), *range(4092, 4096)}
     for slot in slots(bench):
         frame = believed(slot, bench)
         assert frame is not None
-        position = source.choice([source.randrange(8, frame.size_bytes), source.randrange(8, 500)])
-        if position in range(60, 64) or position in range(72, 104) or position >= frame.size_bytes:
-            continue  # checksum and digest: made anew below
-        if position in range(4092, 4096):
+        position = source.choice([source.randrange(frame.size_bytes), source.randrange(500)])
+        if position in made_anew:
             continue
         slot[position] ^= 1 << source.randrange(8)
-        resealed(slot, frame)
+        redigest(slot)
         found = believed(slot, bench)
         assert found is None or found.seal is None or not open_frame(cipher, found, memoryview(slot)), position
+
+
+def test_every_byte_of_a_header_block_is_bound() -> None:
+    bench, cipher = sealed_bench(pages=5), DumpCipher(SEALS["X25519"].key)
+    slot = slots(bench)[1]
+    opened = 0
+    for position in range(4096):
+        changed = bytearray(slot)
+        changed[position] ^= 0x10
+        redigest(changed)
+        found = believed(changed, bench)
+        if found is not None and found.seal is not None and open_frame(cipher, found, memoryview(changed)):
+            opened += 1
+            assert position in (*range(60, 64), *range(72, 104), *range(4092, 4096))  # made anew, so it is as it was
+    assert opened == 4 + 32 + 4
 
 
 def test_no_nonce_comes_twice() -> None:
@@ -163,3 +144,29 @@ def test_a_cipher_that_fails_raises_and_nothing_else() -> None:
     cipher = DumpCipher(SEALS["X25519"].key)
     with pytest.raises(EncryptionError, match="nothing is written unsealed"):
         cipher.seal(b"short", b"", memoryview(bytes(16)))
+
+
+class FailsAt(GcmSealer):
+    """A cipher that breaks at one frame."""
+
+    def __init__(self, sequence: int) -> None:
+        self._broken_at = sequence
+        super().__init__(SEALS["X25519"])
+
+    def seal_frame(self, block: memoryview, record_offset_bytes: int, payload: memoryview, sequence: int) -> None:
+        if sequence == self._broken_at:
+            raise EncryptionError("the cipher broke")
+        super().seal_frame(block, record_offset_bytes, payload, sequence)
+
+
+def test_a_cipher_that_fails_stops_the_dump_and_nothing_goes_out_unsealed() -> None:
+    bench = DumpBench(700, pieces=1, sealer=FailsAt(10))
+    progress = bench.write()
+    assert progress.is_stopped and not progress.is_committed
+    assert progress.failure == "the cipher broke"
+    content = bytes(bench.disk.content)
+    assert not any(bench.page(number)[:32] in content for number in range(700) if number % 5 != 4)
+    for offset in dump.header_offsets_bytes(bench.extents.size_bytes):
+        (place,) = bench.extents.runs(offset, 4096)
+        header = decode_dump_header(content[place.physical_bytes :][:512], bench.identity, place.physical_bytes)
+        assert header is not None and header.state == DumpState.WRITING

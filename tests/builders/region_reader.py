@@ -6,10 +6,13 @@ It judges the product's own recovery, so it shares no code with it and takes the
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import blake3
 import crc32c
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BOOT_AREA = 8 << 20
 BLOCK = 4096
@@ -74,8 +77,13 @@ def find_region(image: bytes) -> Region | None:
     return None
 
 
-def read_dump(image: bytes, region: Region) -> Dump:
-    """Every frame that proves itself. Where a page is in two frames, they must agree."""
+def plain_payload(slot: bytes) -> bytes | None:
+    """What a frame carries, where it is not sealed."""
+    return None if _u32(slot, 68) else slot[BLOCK : BLOCK + _u32(slot, 56)]
+
+
+def read_dump(image: bytes, region: Region, payload_of: Callable[[bytes], bytes | None] = plain_payload) -> Dump:
+    """Every frame that proves itself and can be read. Where a page is in two frames, they must agree."""
     pages: dict[int, bytes] = {}
     expected: set[int] | None = None
     wanted: set[int] = set()
@@ -86,7 +94,9 @@ def read_dump(image: bytes, region: Region) -> Dump:
         slot = _read(image, region, BLOCK + sequence * SLOT, SLOT)
         if not _is_frame(slot, region, sequence):
             continue
-        kind, payload = _u16(slot, 10), slot[BLOCK : BLOCK + _u32(slot, 56)]
+        kind, payload = _u16(slot, 10), payload_of(slot)
+        if payload is None:
+            continue
         if kind == META:
             records = _metadata(payload)
             notes = records.get(NOTES, b"")
