@@ -30,6 +30,8 @@ from vdisk.memorydisk import MemoryDisk
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from typing_extensions import Buffer
+
     from dumpwriter.recovery.opening import Opener
 
 BY_ALGORITHM = pytest.mark.parametrize("name", PRIVATE_KEYS)
@@ -327,6 +329,51 @@ def test_a_copy_is_made_once_and_again_where_it_is_not_what_it_was(tmp_path: Pat
     store = HostStore(str(tmp_path))
     assert extract(source_of(bench), store, KEEP_ALL, lambda *_: None).report["path"] == str(tmp_path / "2")
     store.close()
+
+
+class CutStore(HostStore):
+    """The power goes before the n-th change of the store."""
+
+    left = -1
+
+    def _change(self) -> None:
+        if not self.left:
+            raise PowerLost
+        self.left -= 1
+
+    def begin(self) -> None:
+        self._change()
+        super().begin()
+
+    def write(self, file: str, offset_bytes: int, content: Buffer) -> None:
+        self._change()
+        super().write(file, offset_bytes, content)
+
+    def finish(self, name: str) -> None:
+        self._change()
+        super().finish(name)
+
+    def write_bound(self, content: bytes) -> None:
+        self._change()
+        super().write_bound(content)
+
+
+def test_a_recovery_that_was_cut_anywhere_is_simply_run_again(tmp_path: Path) -> None:
+    bench, cuts = sealed_bench(), 0
+    is_through = False
+    while not is_through:
+        directory = tmp_path / str(cuts)
+        store = CutStore(str(directory))
+        store.left = cuts
+        try:
+            extract(source_of(bench), store, KEEP_ALL, lambda *_: None)
+            is_through = True
+        except PowerLost:
+            cuts += 1
+        store.close()
+        assert opened_file(carried_out(bench, directory), bench).verdict == Verdict.COMPLETE
+        assert sorted(path.name for path in directory.iterdir()) == ["1", "bounds"]
+    assert cuts > 8
 
 
 def test_the_wrong_key_copies_nothing(tmp_path: Path) -> None:
