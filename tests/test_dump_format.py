@@ -10,6 +10,7 @@ import pytest
 from dumpwriter.formats.region import DumpLevel, DumpState
 from dumpwriter.recovery.crashstore import HostStore
 from dumpwriter.recovery.extraction import RegionSource, extract
+from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.retention import KEEP_ALL
 from dumpwriter.recovery.scan import recover
 from dumpwriter.recovery.unsealing import WithPrivateKey
@@ -125,7 +126,7 @@ def test_a_sealed_dump(tmp_path: Path, name: str, seed: int) -> None:
     assert theirs.verdict == ours.verdict == ("PARTIAL" if seed % 2 else "COMPLETE")
     assert read_dump(bytes(bench.disk.content), region_of(bench)).pages == {}
     store = HostStore(str(tmp_path))
-    extract(RegionSource(region, bench.identity), store, KEEP_ALL, lambda *_: None)
+    extract(RegionSource(region, bench.identity), store, KEEP_ALL, lambda *_: None, WithoutKey())
     store.close()
     file = (tmp_path / "1" / "dump.sealed").read_bytes()
     assert SealReader(PRIVATE_KEYS[name]).pages_of_file(file) == sink.pages

@@ -235,7 +235,7 @@ def source_of(bench: DumpBench) -> RegionSource:
 def carried_out(bench: DumpBench, directory: Path) -> bytes:
     """The content of dump.sealed, made as the machine makes it."""
     store = HostStore(str(directory))
-    extraction = extract(source_of(bench), store, KEEP_ALL, lambda *_: None)
+    extraction = extract(source_of(bench), store, KEEP_ALL, lambda *_: None, WithoutKey())
     store.close()
     assert (extraction.report["sealed"], extraction.report["format"]) == (True, "sealed")
     return (directory / "1" / "dump.sealed").read_bytes()
@@ -315,7 +315,7 @@ def test_a_sealed_dump_is_carved_too(tmp_path: Path) -> None:
     store = HostStore(str(tmp_path))
     source, key = CarvedSource(bench.disk, *carved), WithPrivateKey(PRIVATE_KEYS["X25519"])
     assert extract(source, store, KEEP_ALL, lambda *_: None, key).findings.verdict == Verdict.COMPLETE
-    assert extract(source, store, KEEP_ALL, lambda *_: None).report["sealed"]
+    assert extract(source, store, KEEP_ALL, lambda *_: None, WithoutKey()).report["sealed"]
     store.close()
     opened_file((tmp_path / "2" / "dump.sealed").read_bytes(), bench)
 
@@ -327,7 +327,9 @@ def test_a_copy_is_made_once_and_again_where_it_is_not_what_it_was(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "bounds"]
     (tmp_path / "1" / "dump.sealed").write_bytes(content[:-4096])
     store = HostStore(str(tmp_path))
-    assert extract(source_of(bench), store, KEEP_ALL, lambda *_: None).report["path"] == str(tmp_path / "2")
+    assert extract(source_of(bench), store, KEEP_ALL, lambda *_: None, WithoutKey()).report["path"] == str(
+        tmp_path / "2"
+    )
     store.close()
 
 
@@ -366,7 +368,7 @@ def test_a_recovery_that_was_cut_anywhere_is_simply_run_again(tmp_path: Path) ->
         store = CutStore(str(directory))
         store.left = cuts
         try:
-            extract(source_of(bench), store, KEEP_ALL, lambda *_: None)
+            extract(source_of(bench), store, KEEP_ALL, lambda *_: None, WithoutKey())
             is_through = True
         except PowerLost:
             cuts += 1

@@ -13,6 +13,7 @@ from vdisk.secret import Secret
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from dumpwriter.recovery.opening import Opener
 
@@ -42,15 +43,15 @@ def new_secret(arguments: argparse.Namespace) -> Secret:
     return secret
 
 
-def dump_opener(arguments: argparse.Namespace) -> Opener | None:
-    """What opens a sealed dump; None where no private key is given. Raises `KeyFileError`."""
+def dump_opener(arguments: argparse.Namespace) -> Callable[[], Opener] | None:
+    """What makes an opener for each sealed dump; None where no private key is given. Raises `KeyFileError`."""
     path = arguments.dump_private_key
     if path is None:
         return None
     from dumpwriter.dumpkeys import load_private_key
     from dumpwriter.recovery.unsealing import WithPrivateKey
 
-    return WithPrivateKey(load_private_key(path, lambda: _passphrase_of_key(path)))
+    return functools.partial(WithPrivateKey, load_private_key(path, lambda: _passphrase_of_key(path)))
 
 
 def _passphrase_of_key(path: str) -> Secret:

@@ -13,6 +13,7 @@ from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import describe_recovery, print_json
 from dumpwriter.recovery.crashstore import HostStore
 from dumpwriter.recovery.offline import holds_sealed_dump, recover_image, recover_sealed_file, verify_image
+from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.retention import Retention
 from dumpwriter.verdict import Verdict
 from vdisk.errors import KeyFileError
@@ -28,10 +29,14 @@ HOW_TO_OPEN = "ghostdump recover FILE --dump-private-key PRIVATE.pem --output DI
 
 
 def run(arguments: argparse.Namespace) -> int:
-    opener = dump_opener(arguments)
-    recover = _recover_file if holds_sealed_dump(arguments.image) else _recover_image
+    new_opener = dump_opener(arguments)
     with progress_bar("recover") as show:
-        report = recover(arguments, opener, show)
+        if not holds_sealed_dump(arguments.image):
+            report = _recover_image(arguments, new_opener or WithoutKey, show)
+        elif new_opener is not None:
+            report = _recover_file(arguments, new_opener(), show)
+        else:
+            raise KeyFileError(f"{arguments.image} is a sealed dump: {HOW_TO_OPEN}")
     code = _tell(report, as_json=arguments.json)
     if not report["sealed"]:
         return code
@@ -39,23 +44,19 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED_EXIT_CODE
 
 
-def _recover_file(
-    arguments: argparse.Namespace, opener: Opener | None, show: Callable[[int, int], None]
-) -> dict[str, Any]:
-    if opener is None:
-        raise KeyFileError(f"{arguments.image} is a sealed dump: {HOW_TO_OPEN}")
+def _recover_file(arguments: argparse.Namespace, opener: Opener, show: Callable[[int, int], None]) -> dict[str, Any]:
     retention = Retention(arguments.keep, arguments.min_free)
     with contextlib.closing(HostStore(arguments.output)) as store:
         return recover_sealed_file(arguments.image, store, retention, show, opener)
 
 
 def _recover_image(
-    arguments: argparse.Namespace, opener: Opener | None, show: Callable[[int, int], None]
+    arguments: argparse.Namespace, new_opener: Callable[[], Opener], show: Callable[[int, int], None]
 ) -> dict[str, Any]:
     retention = Retention(arguments.keep, arguments.min_free)
     key = volume_key(arguments)
     with contextlib.closing(HostStore(arguments.output)) as store:
-        report = recover_image(arguments.image, store, retention, show, key, opener)
+        report = recover_image(arguments.image, store, retention, show, key, new_opener)
     if not arguments.json and report["verdict"] != Verdict.NONE:
         _tell_what_stays(report, arguments.image)
     return report

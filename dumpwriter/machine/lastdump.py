@@ -13,6 +13,7 @@ from dumpwriter.machine.regionfile import RegionFile
 from dumpwriter.recovery.diskstore import DiskStore
 from dumpwriter.recovery.extraction import extract
 from dumpwriter.recovery.offline import may_be_marked, source_of
+from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.places import PlaceKind, reason_for_none, region_place
 from dumpwriter.recovery.report import describe_nothing, headline
 from dumpwriter.verdict import Verdict
@@ -92,7 +93,7 @@ class LastDumps:
 
     def _copy(self, place: Place, retention: Retention, progress: Callable[[int, int], None]) -> Extraction:
         source = source_of(self._device, self._area, self.record, place)
-        return extract(source, DiskStore(self._filesystem), retention, progress)
+        return extract(source, DiskStore(self._filesystem), retention, progress, WithoutKey())
 
     def _keep_blocks(self, recorded: ExtentMap) -> None:
         """Pin the region file; or set aside what is free of the recorded blocks.

@@ -93,7 +93,7 @@ class CarvedSource(NamedTuple):
 
 
 class Survey:
-    """Keeps nothing and counts: how many bytes of pages have content, and how many sealed frames have."""
+    """A sink that only counts: how many bytes of pages have content."""
 
     data_bytes = 0
 
@@ -102,9 +102,6 @@ class Survey:
 
     def zeros(self, run: PageRun) -> None:
         pass
-
-    def sealed(self, frame: memoryview) -> None:
-        self.data_bytes += frame.nbytes
 
 
 class Copy(Protocol):
@@ -166,7 +163,7 @@ class SealedCopy:
 
 
 def extract(
-    source: DumpSource, store: CrashStore, retention: Retention, progress: Progress, opener: Opener | None = None
+    source: DumpSource, store: CrashStore, retention: Retention, progress: Progress, opener: Opener
 ) -> Extraction:
     """Copy a dump out, durably. A dump that is in the store already is not copied again.
 
@@ -174,7 +171,6 @@ def extract(
     the opener's key opens nothing; the dump is then as it was.
     """
     survey = Survey()
-    opener = opener or WithoutKey(survey.sealed)
     findings = source.read(survey, lambda done, total: progress(done, 2 * total), opener)
     report = describe_findings(findings, source.identity) | {"kind": source.kind}
     if findings.verdict == Verdict.NONE:
@@ -186,7 +182,7 @@ def extract(
     if known is not None:
         _rotate(store, retention)
         return Extraction(findings, known)
-    needed_bytes = survey.data_bytes + SPARE_BYTES + retention.min_free_bytes
+    needed_bytes = survey.data_bytes + findings.closed_size_bytes + SPARE_BYTES + retention.min_free_bytes
     if store.free_bytes() < needed_bytes:
         raise RecoveryError(f"no room for the dump: it needs {needed_bytes} bytes, {store.free_bytes()} are free")
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dumpwriter.formats.region import DumpState
 from dumpwriter.recovery.carving import carve
 from dumpwriter.recovery.extraction import CarvedSource, RegionSource, Survey, extract
+from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.places import reason_for_none, region_place, small_places, taken_places, untaken_places
 from dumpwriter.recovery.report import (
     describe_extents,
@@ -24,7 +25,7 @@ from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionKind, RegionState
 from vdisk.controller import Controller
-from vdisk.errors import FormatError, GhostdumpError, NotAnImageError, naming
+from vdisk.errors import FormatError, GhostdumpError, KeyFileError, NotAnImageError, naming
 from vdisk.imagefile import ImageFile, open_locked, open_unlocked
 from vdisk.layers.mapped import Mapped
 from vdisk.registers import create_registers
@@ -107,12 +108,13 @@ def recover_image(
     retention: Retention,
     progress: Callable[[int, int], None],
     key: Secret = NO_KEY,
-    opener: Opener | None = None,
+    new_opener: Callable[[], Opener] = WithoutKey,
 ) -> dict[str, Any]:
     """Copy the dumps of an image out and mark their places, durably and in this order. The report says what was found.
 
     Where the boot area cannot tell where the dump is, the whole image is searched for it; nothing is marked then.
-    Without the key, a sealed dump is copied as it lies.
+    Without its key, a sealed dump is copied as it lies. Of several dumps those are taken that the openers open; raises
+    `KeyFileError` where there is none of these.
     """
     is_writable = os.access(path, os.W_OK)
     with naming(path), opened_device(open_locked(path, read_only=not is_writable), key) as device:
@@ -121,13 +123,20 @@ def recover_image(
             record = area.read()
             sources = [(place, source_of(device, area, record, place)) for place in untaken_places(record)]
         except (FormatError, NotAnImageError) as damage:
-            return _recover_carved(device, store, retention, progress, damage, opener)
-        reports = []
+            return _recover_carved(device, store, retention, progress, damage, new_opener())
+        reports: list[dict[str, Any]] = []
+        refusal: KeyFileError | None = None
         for place, source in sources:
-            findings, report = extract(source, store, retention, progress, opener)
+            try:
+                findings, report = extract(source, store, retention, progress, new_opener())
+            except KeyFileError as not_ours:
+                refusal = not_ours
+                continue
             reports.append(report | _resumable(place))
             if may_be_marked(findings) and is_writable and not place.is_hibernated:
                 record = area.write(place.recorded(record, RegionState.TAKEN))
+        if refusal is not None and not reports:
+            raise refusal
         return headline(reports) or describe_nothing(reason_for_none(record))
 
 
@@ -142,7 +151,7 @@ def _recover_carved(
     retention: Retention,
     progress: Callable[[int, int], None],
     damage: GhostdumpError,
-    opener: Opener | None,
+    opener: Opener,
 ) -> dict[str, Any]:
     carved = carve(device, progress)
     if carved is None and isinstance(damage, NotAnImageError):

@@ -64,9 +64,11 @@ class ClosedFrames:
         self.pages_total = 0
         self.fingerprint: bytes | None = None
         self.has_metadata = False
+        self.size_bytes = 0
 
     def add(self, frame: Frame) -> None:
         assert frame.seal is not None
+        self.size_bytes += frame.size_bytes
         self.fingerprint = frame.seal.record.fingerprint
         self.pages_total = frame.header.pages_total
         self.has_metadata |= frame.header.kind == FrameKind.META

@@ -59,7 +59,12 @@ class Findings(NamedTuple):
     frames_damaged: int
     reads_failed: int  # what could not be read now; another time it may be
     sealed_for: bytes | None = None  # fingerprint of the public key; None where the dump is not sealed
-    is_closed: bool = False  # no page was read: pages are those that sealed frames say they hold
+    closed_size_bytes: int = 0  # of frames that stayed sealed: pages are then those that they say they hold
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is a sealed dump of which no page could be read."""
+        return self.closed_size_bytes > 0
 
     @property
     def verdict(self) -> Verdict:
@@ -281,7 +286,7 @@ class _Assembly:
             damaged,
             self.reads_failed,
             fingerprint,
-            is_closed=True,
+            closed.size_bytes,
         )
 
 
