@@ -282,13 +282,17 @@ def _is_private(path: str) -> bool:
 
 
 def process_start(pid: int) -> int:
-    """Start time of a process in clock ticks since boot; 0 where there is no such process, or only its remains."""
+    """Start time of a process in clock ticks since boot; 0 where there is no such process, or only its remains.
+
+    While threads of it still end, its first one may be a zombie already: it then still holds its files and their locks.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return 0
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+    state, threads, start = fields[0], int(fields[17]), int(fields[19])
+    return 0 if state in (b"Z", b"X") and threads <= 1 else start
 
 
 def is_alive(pid: int, start: int) -> bool:

@@ -29,6 +29,14 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def parse_percent(text: str) -> int:
+    """A whole number from 0 to 100. Raises `UsageError`."""
+    number = text.removesuffix("%")
+    if not (number.isascii() and number.isdigit()) or int(number) > 100:
+        raise UsageError(f"{text!r} is not a percentage from 0 to 100")
+    return int(number)
+
+
 def format_count(count: int, what: str) -> str:
     """1 extent, 2 extents."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -7,19 +7,19 @@ import hashlib
 import mmap
 import os
 import pty
+import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from dumpwriter.recovery.offline import opened_device, unlock_image
+from dumpwriter.recovery.offline import unlock_image
 from tests.builders.elf_reader import ElfCoreFile
 from tests.machines import COMMAND
 from tests.test_machine_refusals import refused
 from vdisk import xts
 from vdisk.bootarea import BOOT_AREA_SIZE_BYTES
-from vdisk.imagefile import open_unlocked
 from vdisk.keyslot import SLOT_OFFSETS_BYTES
 from vdisk.secret import Secret
 
@@ -67,18 +67,6 @@ def volume_key(machine: Machine, key_file: Path) -> Secret:
     return unlock_image(str(machine.image), lambda: Secret(key_file.read_bytes()))
 
 
-def must_be_clean(machine: Machine, key_file: Path) -> None:
-    """What e2fsck says of the plain text."""
-    plain = machine.directory / "plain.img"
-    key = volume_key(machine, key_file)
-    with opened_device(open_unlocked(str(machine.image)), key) as device, plain.open("wb") as file:
-        for offset in range(0, device.size_bytes, 1 << 20):
-            file.write(device.read(offset, 1 << 20))
-    checked = subprocess.run(["e2fsck", "-fn", plain], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    plain.unlink()
-
-
 @pytest.mark.parametrize("encrypted", [True, False], ids=["encrypted", "plain"])
 def test_nothing_stands_on_an_encrypted_disk_in_the_clear(machine: Machine, key_file: Path, encrypted: bool) -> None:
     """The plain disk shows that each of the tokens would be found."""
@@ -107,7 +95,7 @@ def test_nothing_stands_on_an_encrypted_disk_in_the_clear(machine: Machine, key_
     after = found_in(machine.image, tokens)
     assert before | between | after == (set() if encrypted else set(tokens))
     if encrypted:
-        must_be_clean(machine, key_file)
+        machine.run("device", machine.image, *key, "--run", "e2fsck -fn")
         assert not found_in(machine.image, {"key": volume_key(machine, key_file), "secret": key_file.read_bytes()})
 
 
@@ -258,6 +246,35 @@ def test_a_passphrase_is_asked_for_and_never_shown(machine: Machine) -> None:
     code, said = at_a_terminal(machine, "recover", machine.image, "--output", "out", answers=[PASSPHRASE])
     assert code == 0, said
     assert "COMPLETE" in said
+
+
+# What knows disks, and not our drivers
+
+
+def test_e2fsck_sees_and_mends_an_encrypted_disk_and_its_exit_code_is_told(machine: Machine, key_file: Path) -> None:
+    key = ("--key-file", key_file)
+    machine.create("--encrypt", *key)
+    shown = ("device", machine.image, *key, "--run")
+    machine.run(*shown, "debugfs -w -R 'clri dump.bin'")
+    machine.run(*shown, "e2fsck -fn", check=4)
+    machine.run(*shown, "e2fsck -fy", check=1)
+    machine.run(*shown, "e2fsck -fn")
+    assert "cannot run" in refused(machine, *shown, "no-such-program")
+    machine.mount(*key)
+    assert "in use" in refused(machine, *shown, "true")
+
+
+def test_a_disk_is_shown_until_it_is_interrupted(machine: Machine, key_file: Path) -> None:
+    machine.create("--encrypt", "--key-file", key_file)
+    command = [COMMAND, "device", str(machine.image), "--key-file", str(key_file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as shown:
+        assert shown.stdout is not None
+        path = Path(shown.stdout.readline().split(":")[0])
+        superblock = path.read_bytes()[1024:2048]
+        shown.send_signal(signal.SIGINT)
+        assert shown.wait(timeout=30) == 0
+    assert superblock[0x38:0x3A] == b"\x53\xef"
+    assert not path.parent.exists()
 
 
 # What fails closed

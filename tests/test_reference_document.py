@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dumpwriter.cli import arguments
+from dumpwriter.machine.causes import CAUSES
 from dumpwriter.verdict import Reason
 from tests.sources import REPOSITORY
 
@@ -83,6 +84,11 @@ def test_every_argument_is_described(name: str) -> None:
     assert options - known == set(), f"docs/reference.md describes options that {name} does not have"
 
 
+def test_every_cause_is_listed() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", section("ghostdump crash").split("### Causes")[1], re.MULTILINE)
+    assert [name for row in rows for name in re.findall(r"`([^`]+)`", row)] == [cause.name for cause in CAUSES]
+
+
 def test_every_reason_is_listed() -> None:
     listed = re.findall(r"^\| (?:COMPLETE|PARTIAL|NONE) \| (.+) \|$", DOCUMENT, re.MULTILINE)
     assert listed == [reason.value or "(empty)" for reason in Reason]
@@ -94,7 +100,7 @@ def test_json_documents_have_the_fields_that_are_listed(machine: Machine) -> Non
     armed = machine.facts("mount", machine.image, machine.mountpoint)
     must_match("ghostdump extents", machine.facts("extents", machine.mountpoint))
     must_match("ghostdump drivers", machine.facts("drivers", machine.mountpoint))
-    must_match("ghostdump crash", machine.crash("--bugcheck", "0xD1"))
+    must_match("ghostdump crash", machine.crash("--bugcheck", "0xD1"), machine.facts("crash", "--list"))
     dumped = machine.status()
     must_match("ghostdump inspect", unused, machine.facts("inspect", machine.image))
     verified = machine.facts("verify", machine.image)

@@ -197,4 +197,4 @@ class Controller:
 
 def describe(mode: int) -> str:
     """`in mode LEGACY`, or the number that no mode has."""
-    return f"in mode {Mode(mode).name}" if mode in set(Mode) else f"in mode {mode:#x}, which does not exist"
+    return f"in mode {Mode(mode).name}" if mode in set(Mode) else f"in unknown mode {mode:#x}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dumpwriter.machine.trigger import MANUAL_BUGCHECK, MANUAL_TEXT, parse_value
-from dumpwriter.sizes import parse_count, parse_size
+from dumpwriter.machine.causes import DEFAULT
+from dumpwriter.machine.trigger import parse_value
+from dumpwriter.sizes import parse_count, parse_percent, parse_size
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,20 +39,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ghostdump {version('ghostdump')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (
+    adders = (
         _create,
         _mount,
         _unmount,
         _status,
         _drivers,
         _extents,
+        _device,
         _rehearse,
         _crash,
         _hibernate,
         _recover,
         _inspect,
         _verify,
-    ):
+    )
+    for add in adders:
         add(commands)
     return parser
 
@@ -109,6 +113,13 @@ def _extents(commands: Any) -> None:
     _json(command)
 
 
+def _device(commands: Any) -> None:
+    command = _command(commands, "device", "device", "run", "show an image as one file, for e2fsck and its kind")
+    command.add_argument("image")
+    _key_file(command)
+    command.add_argument("--run", metavar="COMMAND", type=shlex.split, help="run this on the file, and end with it")
+
+
 def _rehearse(commands: Any) -> None:
     command = _command(commands, "rehearse", "crash", "rehearse", "let the clone write, read back, leave no trace")
     command.add_argument("mountpoint")
@@ -117,10 +128,12 @@ def _rehearse(commands: Any) -> None:
 
 def _crash(commands: Any) -> None:
     command = _command(commands, "crash", "crash", "run", "crash the machine and watch the clone write its dump")
-    command.add_argument("mountpoint")
-    command.add_argument(
-        "--bugcheck", type=_typed(parse_value), default=MANUAL_BUGCHECK, metavar="CODE", help="such as 0xD1"
-    )
+    command.add_argument("mountpoint", nargs="?")
+    command.add_argument("--list", action="store_true", help="explain the causes")
+    command.add_argument("--cause", default=DEFAULT.name, metavar="NAME", help="how it dies; a bugcheck by default")
+    command.add_argument("--at", type=_typed(parse_percent), metavar="PERCENT", help="where in the dump the power goes")
+    command.add_argument("--write", type=_typed(parse_count), metavar="N", help="at its n-th write command from now")
+    command.add_argument("--bugcheck", type=_typed(parse_value), metavar="CODE", help="such as 0xD1")
     command.add_argument(
         "--parameter",
         type=_typed(parse_value),
@@ -129,7 +142,7 @@ def _crash(commands: Any) -> None:
         metavar="N",
         help="a parameter of the bugcheck; up to four times",
     )
-    command.add_argument("--text", default=MANUAL_TEXT, help="the reason, as it stands in the log")
+    command.add_argument("--text", help="the reason, as it stands in the log")
     _json(command)
 
 

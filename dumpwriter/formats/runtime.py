@@ -15,6 +15,7 @@ CAUSE_TEXT = (2048, 256)  # offset and size in bytes; UTF-8, padded with zeros
 REASON_TEXT = (2304, 512)
 STANDBY_TEXTS = ((2816, 256), (3072, 256), (3328, 256))  # the last words of each standby, by rank
 DOCUMENT_SIZE_BYTES_MAX = 16 << 20
+AT_ONCE = (1 << 64) - 1
 
 
 class Register(IntEnum):
@@ -51,7 +52,19 @@ class Register(IntEnum):
     PAGE_INS = 31
     PAGE_CHECKS = 32
     PAGE_FAILURES = 33
-    HIBERNATION_REFUSALS = 34  # how often the machine would not hibernate; why it would not at last is in the reason
+    FAULT = 34  # index in the table of causes: what the command asks the machine to carry out
+    FAULT_STATE = 35  # `FaultState`
+    FAULT_PERCENT = 36  # how much of the dump is to be written, or `AT_ONCE`
+    FAULT_WRITES = 37  # at which write command of the live stack from now; 0 at once
+    HIBERNATION_REFUSALS = 38  # how often the machine would not hibernate; why it would not at last is in the reason
+
+
+class FaultState(IntEnum):
+    """What became of the fault that was asked for."""
+
+    ASKED = 0
+    WAITING = 1  # for the write command at which it is to happen
+    BEGUN = 2
 
 
 STANDBY_NAMES = ("first", "second")  # by rank

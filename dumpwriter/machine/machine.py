@@ -23,8 +23,8 @@ from dumpwriter import runtime
 from dumpwriter.crash.plan import region_size_bytes
 from dumpwriter.dumpkeys import fingerprint, load_public_key, new_seal
 from dumpwriter.formats.region import CauseKind
-from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
-from dumpwriter.machine import arming
+from dumpwriter.formats.runtime import MachineState
+from dumpwriter.machine import arming, faults
 from dumpwriter.machine.hibernation import Hibernator, hand_over, start_hibernator
 from dumpwriter.machine.lastdump import LastDumps
 from dumpwriter.machine.pager import INPAGE_ERROR, InPageError, Pager
@@ -44,10 +44,20 @@ from dumpwriter.recovery.retention import Retention
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootStage, RegionKind, RegionState
 from vdisk.controller import Controller
-from vdisk.errors import ArmingError, DeviceError, FilesystemError, ImageError, MountError, RecoveryError, naming
+from vdisk.errors import (
+    ArmingError,
+    DeviceError,
+    FilesystemError,
+    ImageError,
+    MountError,
+    PowerLost,
+    RecoveryError,
+    naming,
+)
 from vdisk.ext4.filesystem import Ext4Filesystem
 from vdisk.imagefile import ImageFile, open_locked
 from vdisk.layers.mapped import Mapped
+from vdisk.layers.supervised import Supervised, describe_failure
 from vdisk.mount import mountinfo
 from vdisk.mount.attach import check_mountpoint
 from vdisk.mount.control import ControlFile
@@ -65,6 +75,7 @@ if TYPE_CHECKING:
 
 MAINTENANCE_SECONDS = 1.0
 FILESYSTEM_BUGCHECK = 0x24
+DRIVER_BUGCHECK = 0x7E
 
 
 class MountRequest(NamedTuple):
@@ -95,6 +106,7 @@ class Machine:
         self._source: MemorySource | None = None
         self._paging: Paging | None = None
         self._standbys: Standbys | None = None
+        self._extents: ExtentMap | None = None  # of the region, once it is recorded
         self._hibernator: Hibernator | None = None
         self._is_region_ours = False  # a dump that could not be taken out outlives a clean shutdown
         lock = open_locked(request.image)
@@ -162,7 +174,9 @@ class Machine:
         self.panel.publish(machine=source.kind, memory_bytes=source.memory.size_bytes)
 
     def _load_drivers(self) -> None:
-        self._live = stack.load_live(Controller(self._registers, self._image), self._volume_key)
+        self._controller = Controller(self._registers, self._image, on_trap=lambda: faults.carry_out(self._victim()))
+        live = stack.load_live(self._controller, self._volume_key)
+        self._live = live._replace(device=Supervised(live.device, self._driver_failed))
         self.panel.publish(drivers=[module._asdict() | {"pid": os.getpid()} for module in self._live.modules])
         self._area = BootArea(self._live.device)
         self._record = self._record._replace(boot_count=self._record.boot_count + 1)
@@ -221,6 +235,7 @@ class Machine:
         extents = self._prepare_region(wanted_bytes)
         self._record = arming.record_region(self._image, self._live.device, self._record, extents)
         self._is_region_ours = True
+        self._extents = extents
         self.panel.publish(
             region={
                 "path": self._region_file.path,
@@ -270,7 +285,7 @@ class Machine:
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Serve the mount until it is unmounted or the power button is pressed."""
         signal.signal(signal.SIGUSR1, lambda *_: self._rehearse_on_request())
-        signal.signal(signal.SIGUSR2, lambda *_: self._bugcheck_on_request())
+        signal.signal(signal.SIGUSR2, lambda *_: faults.begin(self._victim()))
         trigger = ControlFile("trigger", write=self._triggered)
         operations = Operations(
             self._filesystem,
@@ -380,12 +395,19 @@ class Machine:
         self._runtime.state = MachineState.CRASHED
         if self._standbys is not None:
             self._standbys.call()
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError("a process that killed itself went on")
+        faults.die()
 
-    def _bugcheck_on_request(self) -> NoReturn:
-        found = self._runtime
-        self.bugcheck(found[Register.BUGCHECK_CODE], found.parameters(), found.text(CAUSE_TEXT))
+    def _driver_failed(self, failure: BaseException) -> NoReturn:
+        if isinstance(failure, PowerLost):
+            faults.die()
+        self.bugcheck(DRIVER_BUGCHECK, (0, 0, 0, 0), describe_failure(failure))
+
+    def _victim(self) -> faults.Victim:
+        """What a fault that is asked for can reach."""
+        assert self._source is not None
+        return faults.Victim(
+            self._runtime, self._controller, self._live.device, self._source.memory, self._extents, self.bugcheck
+        )
 
     # Power off
 
