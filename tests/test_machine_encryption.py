@@ -287,7 +287,7 @@ def test_a_cipher_that_is_broken_at_the_crash_writes_nothing(machine: Machine, k
     machine.mount("--key-file", key_file)
     extents = machine.facts("extents", machine.mountpoint)
     before = region_digest(machine, extents)
-    exponents = xts.EXPONENTS.tobytes()
+    exponents = xts.EXPONENTS[0].tobytes()
     for standby in machine.status()["standbys"]:
         assert overwrite(standby["pid"], exponents, exponents[::-1])
     crash = machine.crash(check=1)

@@ -79,6 +79,18 @@ def test_a_user_without_root_has_the_whole_story(users_machine: Machine) -> None
     assert {path.stat().st_uid for path in directory.iterdir()} == {NOBODY}
 
 
+def test_a_user_without_root_has_an_encrypted_disk(users_machine: Machine) -> None:
+    machine = users_machine
+    key_file = machine.directory / "key"
+    key_file.write_bytes(os.urandom(32))
+    os.chown(key_file, NOBODY, NOBODY)
+    machine.create("--encrypt", "--key-file", key_file)
+    machine.mount("--key-file", key_file)
+    assert machine.crash()["verdict"] == "COMPLETE"
+    assert machine.facts("recover", machine.image, "--output", "out", "--key-file", key_file)["verdict"] == "COMPLETE"
+    machine.run("device", machine.image, "--key-file", key_file, "--run", "e2fsck -p")
+
+
 def test_a_machine_is_found_whatever_environment_it_was_started_in(users_machine: Machine) -> None:
     users_machine.create()
     place = users_machine.environment["XDG_RUNTIME_DIR"]
