@@ -15,7 +15,6 @@ from vdisk.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from dumpwriter.formats.region import ClassRunRecord
 
 RANK_UNKNOWN = 255  # of pages that no class names
 
@@ -42,8 +41,11 @@ def leaves_out_pages(level: DumpLevel) -> bool:
     return LAST_RANK[level] < RANK_UNKNOWN
 
 
-def wanted_runs(level: DumpLevel, classes: Iterable[ClassRunRecord], memory: Sequence[PageRun]) -> list[PageRun]:
-    """The pages of memory that a level asks for, ascending. `classes` and `memory` are ascending and disjoint."""
+def wanted_runs(level: DumpLevel, classes: Iterable[tuple[int, int, int]], memory: Sequence[PageRun]) -> list[PageRun]:
+    """The pages of memory that a level asks for, ascending.
+
+    `classes` are (class, first page, number of pages); they and `memory` are ascending and disjoint.
+    """
     if not leaves_out_pages(level):
         return list(memory)
     valuable = (PageRun(first, count) for rank, first, count in classes if rank <= LAST_RANK[level])

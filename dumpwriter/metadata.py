@@ -109,7 +109,7 @@ def _check_order(runs: list[PageRun]) -> None:
         end = first_page + page_count
 
 
-def has_room_for_classes(range_count: int, class_count: int) -> bool:
+def has_room_for_tables(range_count: int, class_count: int) -> bool:
     """Whether a META frame can name so many ranges and runs of one class, whatever else is in it."""
     return range_count * MEMORY_RANGE.size_bytes + class_count * CLASS_RUN.size_bytes <= TABLES_SIZE_BYTES_MAX
 

@@ -7,6 +7,8 @@ from fractions import Fraction
 
 from vdisk.errors import UsageError
 
+SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+SECONDS_MAX = 366 * 86400
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?) ?(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
 
@@ -35,6 +37,13 @@ def parse_percent(text: str) -> int:
     if not (number.isascii() and number.isdigit()) or int(number) > 100:
         raise UsageError(f"{text!r} is not a percentage from 0 to 100")
     return int(number)
+
+
+def parse_seconds(text: str) -> float:
+    """A time such as 30 or 0.5, up to a year. Raises `UsageError`."""
+    if not SECONDS.fullmatch(text) or not 0 < float(text) <= SECONDS_MAX:
+        raise UsageError(f"{text!r} is no time: give seconds, such as 30 or 0.5")
+    return float(text)
 
 
 def format_count(count: int, what: str) -> str:

@@ -91,12 +91,13 @@ class DumpBench:
     ) -> None:
         self.memory, self.parts = memory_of(pages, seed, classes)
         self.level = level
+        self._classes = classes
         size_bytes = region_bytes or region_size_bytes(pages * 4096)
         self.extents = scattered_extents(size_bytes, pieces)
         self.disk = MemoryDisk(self.extents.end_on_disk_bytes() + 16 * 4096)
         self.sealer = sealer
         self.identity = DumpIdentity(random.Random(seed).randbytes(16), 1 + seed)
-        rows = tuple(ClassRunRecord(1 + page % classes, page, 1) for page in range(pages))
+        rows = tuple(ClassRunRecord(self.rank(page), page, 1) for page in range(pages))
         self.metadata = encode_metadata(Metadata(b"", (MemoryRangeRecord(0, pages * 4096),), "test", level, rows))
         dump.arm_region(Mapped(self.disk, self.extents), self.identity, self.extents, 5)
 
@@ -127,6 +128,10 @@ class DumpBench:
             dump.write_request(job, request, buffer, progress)
         dump.end(job, progress, 9)
         return progress
+
+    def rank(self, page: int) -> int:
+        """The class of a page."""
+        return 1 + page % self._classes
 
     def page(self, number: int) -> bytes:
         return self.memory.content[number * 4096 : (number + 1) * 4096]

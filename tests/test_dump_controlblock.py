@@ -9,11 +9,17 @@ import pytest
 from dumpwriter.crash import controlblock
 from dumpwriter.crash.controlblock import ControlBlock
 from dumpwriter.formats.controlblock import MemoryMapRecord
-from dumpwriter.formats.region import ClassRunRecord, MemoryRangeRecord
+from dumpwriter.formats.region import (
+    SECONDARY_COUNT_MAX,
+    ClassRunRecord,
+    DumpLevel,
+    MemoryRangeRecord,
+    SecondaryRecord,
+    SecondaryState,
+)
 from dumpwriter.frames import DumpIdentity
-from dumpwriter.machine.arming import RANGE_COUNT_MAX
 from dumpwriter.memory.physical import NOTES_AREA_BYTES
-from dumpwriter.metadata import Metadata, decode_metadata, encode_metadata
+from dumpwriter.metadata import TABLES_SIZE_BYTES_MAX, Metadata, decode_metadata, encode_metadata, has_room_for_tables
 from vdisk import stack
 from vdisk.errors import FormatError
 from vdisk.extent import Extent, ExtentMap
@@ -31,6 +37,8 @@ BLOCK = ControlBlock(
     memory_ranges=(MemoryMapRecord(0, 1 << 24, 0),),
     page_classes=(ClassRunRecord(1, 0, 4096),),
     images=stack.clone("dump_", NO_KEY),
+    level=DumpLevel.KERNEL,
+    time_budget_ns=2_500_000_000,
 )
 
 
@@ -84,7 +92,14 @@ def test_a_block_that_nobody_sealed_is_refused() -> None:
 
 
 def test_metadata_comes_back_and_hostile_metadata_is_refused() -> None:
-    metadata = Metadata(b"note" * 33, (MemoryRangeRecord(0, 4096), MemoryRangeRecord(8192, 4096)), "simulated")
+    metadata = Metadata(
+        b"note" * 33,
+        (MemoryRangeRecord(0, 4096), MemoryRangeRecord(8192, 4096)),
+        "simulated",
+        DumpLevel.KERNEL,
+        (ClassRunRecord(3, 0, 1), ClassRunRecord(7, 1, 1 << 30)),
+        (SecondaryRecord(b"name".ljust(64, b"\0"), 7, SecondaryState.WHOLE, bytes(range(32))),),
+    )
     encoded = encode_metadata(metadata)
     assert len(encoded) % 4096 == 0
     assert decode_metadata(encoded) == metadata
@@ -92,10 +107,21 @@ def test_metadata_comes_back_and_hostile_metadata_is_refused() -> None:
         hostile = encode_metadata(metadata._replace(ranges=tuple(MemoryRangeRecord(*row) for row in ranges)))
         with pytest.raises(FormatError):
             decode_metadata(hostile)
+    for classes in ([(1, 9, 1), (1, 0, 1)], [(1, 0, 2), (2, 1, 1)], [(1, 0, 0)], [(1, 1 << 40, 1)]):
+        hostile = encode_metadata(metadata._replace(classes=tuple(ClassRunRecord(*row) for row in classes)))
+        with pytest.raises(FormatError):
+            decode_metadata(hostile)
     with pytest.raises(FormatError, match="more than are there"):
         decode_metadata(b"\1\0\0\0\xff\xff\xff\x7f" + bytes(100))
 
 
 def test_as_many_ranges_as_arming_accepts_fit_beside_full_notes() -> None:
-    ranges = tuple(MemoryRangeRecord(2 * 4096 * number, 4096) for number in range(RANGE_COUNT_MAX))
-    encode_metadata(Metadata(bytes(NOTES_AREA_BYTES), ranges, "x" * 64))
+    blobs = (SecondaryRecord(b"b", 1, SecondaryState.WHOLE, bytes(32)),) * SECONDARY_COUNT_MAX
+    full = Metadata(bytes(NOTES_AREA_BYTES), (), "x" * 64, DumpLevel.SMALL, (), blobs)
+    count = TABLES_SIZE_BYTES_MAX // 16
+    ranges = tuple(MemoryRangeRecord(2 * 4096 * number, 4096) for number in range(count))
+    encode_metadata(full._replace(ranges=ranges))
+    assert has_room_for_tables(count, 0) and not has_room_for_tables(count + 1, 0)
+    classes = tuple(ClassRunRecord(1, number, 1) for number in range((count - 10) * 16 // 24))
+    encode_metadata(full._replace(ranges=ranges[:10], classes=classes))
+    assert has_room_for_tables(10, len(classes)) and not has_room_for_tables(10, len(classes) + 1)

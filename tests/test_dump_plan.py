@@ -52,6 +52,10 @@ def test_a_small_region_keeps_the_best(lengths: list[tuple[int, int, bool]], slo
     data = {page for part in parts if not part.is_zero for page in range(part.run[0], part.run[0] + part.run[1])}
     kept = [p for f in plan.frames if f.kind == FrameKind.PAGES for r in f.runs for p in range(r[0], r[0] + r[1])]
     assert [rank[page] for page in kept] == sorted(rank[page] for page in data)[: len(kept)]
+    zeros = [p for f in plan.frames if f.kind == FrameKind.ZEROS for r in f.runs for p in range(r[0], r[0] + r[1])]
+    assert [rank[page] for page in zeros] == sorted(rank[page] for page in rank.keys() - data)[: len(zeros)]
+    best = [rank[frame.runs[0].first_page] for frame in plan.frames if frame.runs]
+    assert best == sorted(best)
 
 
 def test_frames_lie_in_their_slots_and_hold_what_their_kind_may() -> None:

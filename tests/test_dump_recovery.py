@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +12,11 @@ from hypothesis import strategies as st
 
 from dumpwriter.crash import dump
 from dumpwriter.crash.plan import MemoryPart
-from dumpwriter.formats.region import PageRun
+from dumpwriter.formats.region import DumpLevel, MemoryRangeRecord, MetaKind, PageRun
 from dumpwriter.frames import DumpIdentity
+from dumpwriter.levels import LAST_RANK
+from dumpwriter.memory.source import PageClass
+from dumpwriter.metadata import Metadata, encode_metadata
 from dumpwriter.recovery.pageset import PageSet
 from dumpwriter.recovery.scan import Findings, recover
 from dumpwriter.verdict import Reason, Verdict
@@ -32,12 +36,16 @@ def recovered(bench: DumpBench) -> tuple[Findings, Pages]:
     for number, content in sink.pages.items():
         assert content == bench.page(number), f"page {number} is wrong"
     assert findings.pages_present == len(sink.pages)
-    named = {
-        page for run in findings.judgement.missing for page in range(run.first_page, run.first_page + run.page_count)
-    }
+    missing, left_out = (
+        {page for first, count in runs for page in range(first, first + count)}
+        for runs in (findings.judgement.missing, findings.judgement.left_out)
+    )
+    memory = set(range(len(bench.memory.content) // 4096))
+    wanted = {page for page in memory if bench.rank(page) <= LAST_RANK[bench.level]}
     if findings.metadata is not None:
-        assert named == set(range(len(bench.memory.content) // 4096)) - set(sink.pages)
-    assert (findings.verdict == Verdict.COMPLETE) == (len(sink.pages) * 4096 == len(bench.memory.content))
+        assert missing == wanted - set(sink.pages)
+        assert left_out == memory - wanted - set(sink.pages)
+    assert (findings.verdict == Verdict.COMPLETE) == (wanted <= set(sink.pages) and findings.metadata is not None)
     return findings, sink
 
 
@@ -52,6 +60,56 @@ def test_a_whole_dump_comes_back_whole(pages: int, pieces: int) -> None:
     assert findings.header is not None
     assert findings.header.cause_text.rstrip(b"\0").decode() == CAUSE.text
     assert findings.header.pages_written == findings.judgement.pages_total == pages
+
+
+@pytest.mark.parametrize("level", DumpLevel)
+def test_a_dump_of_each_level_holds_it_and_names_what_it_leaves_out(level: DumpLevel) -> None:
+    bench = DumpBench(700, classes=7, level=level)
+    bench.write()
+    findings, sink = recovered(bench)
+    assert (findings.verdict, findings.reason) == (Verdict.COMPLETE, Reason.WHOLE)
+    assert all(bench.rank(page) <= LAST_RANK[level] for page in sink.pages)
+    held = DumpLevel.COMPLETE if level == DumpLevel.AUTOMATIC else level
+    assert findings.judgement.level_held == held
+    counts = {count.page_class: (count.pages_total, count.pages_present) for count in findings.judgement.classes}
+    assert counts == {PageClass(number): (100, 100 * (number <= LAST_RANK[level])) for number in range(1, 8)}
+
+
+@pytest.mark.parametrize(
+    ("slots", "held"), [(3, None), (6, DumpLevel.SMALL), (7, DumpLevel.KERNEL), (8, DumpLevel.ACTIVE)]
+)
+def test_a_dump_that_is_cut_tells_which_smaller_level_it_still_holds(slots: int, held: DumpLevel | None) -> None:
+    bench = DumpBench(500, region_bytes=4096 * (2 + 65 * slots), classes=7)
+    bench.write()
+    findings, _ = recovered(bench)
+    assert (findings.verdict, findings.reason) == (Verdict.PARTIAL, Reason.REGION_TOO_SMALL)
+    assert findings.judgement.level_held == held
+
+
+def test_without_metadata_nothing_is_said_to_be_left_out() -> None:
+    bench = DumpBench(700, pieces=1, classes=7, level=DumpLevel.SMALL)
+    bench.write()
+    start = bench.extents.extents[0].physical_bytes + 4096
+    last = len(bench.job().plan.frames) - 1
+    for slot in (0, last):
+        bench.disk.content[start + slot * 65 * 4096] ^= 1
+    findings, sink = recovered(bench)
+    assert findings.metadata is None
+    assert (findings.verdict, findings.judgement.level_held) == (Verdict.PARTIAL, None)
+    assert not findings.judgement.left_out
+    assert sum(run.page_count for run in findings.judgement.missing) == 700 - len(sink.pages)
+
+
+def test_a_level_that_is_not_known_asks_for_everything() -> None:
+    bench = DumpBench(700, classes=7, level=DumpLevel.SMALL)
+    known = encode_metadata(Metadata(b"", (MemoryRangeRecord(0, 700 * 4096),), "test", DumpLevel.SMALL))
+    bench.metadata = known.replace(
+        struct.pack("<IIQ", MetaKind.LEVEL, 8, DumpLevel.SMALL), struct.pack("<IIQ", MetaKind.LEVEL, 8, 77)
+    )
+    assert bench.metadata != known
+    bench.write()
+    findings = recover(Mapped(bench.disk, bench.extents), bench.identity, Pages())
+    assert (findings.verdict, findings.judgement.left_out) == (Verdict.PARTIAL, ())
 
 
 def test_an_armed_region_without_a_dump_says_so() -> None:
@@ -148,7 +206,7 @@ def test_bad_blocks_cost_their_frames_and_nothing_else() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 12))
 def test_random_damage_never_gives_a_wrong_byte(source: random.Random, count: int) -> None:
-    bench = DumpBench(130, pieces=4)
+    bench = DumpBench(130, pieces=4, classes=7, level=source.choice(list(DumpLevel)))
     bench.write()
     for _ in range(count):
         where = source.randrange(len(bench.disk.content))

@@ -9,9 +9,10 @@ import pytest
 import trio
 
 from dumpwriter.crash.dump import Progress
-from dumpwriter.crash.writer import STALL_SECONDS, WriterThreads, write_dump
+from dumpwriter.crash.writer import COMMIT_SECONDS, STALL_SECONDS, WriterThreads, write_dump
+from dumpwriter.formats.region import DumpEnding
 from dumpwriter.recovery.scan import recover
-from dumpwriter.verdict import Verdict
+from dumpwriter.verdict import Reason, Verdict
 from tests.dumping import DumpBench, Pages
 from vdisk.blockdevice import BlockDevice, Layer
 from vdisk.errors import DeviceError
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trio.testing import MockClock
+
+BUDGET_SECONDS = 5.0
 
 
 @pytest.fixture
@@ -79,6 +82,67 @@ async def test_a_disk_that_answers_no_more_ends_the_dump(
     findings = recover(Mapped(bench.disk, bench.extents), bench.identity, sink)
     assert findings.verdict in (Verdict.NONE, Verdict.PARTIAL)
     assert all(content == bench.page(number) for number, content in sink.pages.items())
+    stuck.let_go.set()
+
+
+class Held(Layer):
+    """From the third write on, a request waits until it is let go; then it is carried out."""
+
+    def __init__(self, lower: BlockDevice) -> None:
+        super().__init__(lower)
+        self.left = 3
+        self.reached, self.let_go = threading.Event(), threading.Event()
+
+    def write_from(self, offset_bytes: int, buffer: object) -> None:
+        self.left -= 1
+        if self.left < 0:
+            self.reached.set()
+            self.let_go.wait()
+        self.lower.write_from(offset_bytes, buffer)  # type: ignore[arg-type]
+
+
+async def test_a_time_budget_that_ends_cuts_the_dump_and_closes_it(
+    threads: WriterThreads, mock_clock: MockClock
+) -> None:
+    bench, progress = DumpBench(8000, pieces=1), Progress()
+    held = Held(bench.disk)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            write_dump, bench.job(lambda _: held), threads, progress, lambda: None, lambda: 9, BUDGET_SECONDS
+        )
+        await trio.to_thread.run_sync(held.reached.wait)
+        mock_clock.jump(BUDGET_SECONDS)
+        while not progress.is_out_of_time:
+            await trio.lowlevel.checkpoint()
+        held.let_go.set()
+    assert progress.is_committed
+    sink = Pages()
+    findings = recover(Mapped(bench.disk, bench.extents), bench.identity, sink)
+    assert (findings.verdict, findings.reason) == (Verdict.PARTIAL, Reason.TIME_BUDGET)
+    assert 0 < len(sink.pages) == progress.pages_written < 4000
+    assert all(content == bench.page(number) for number, content in sink.pages.items())
+    last = bench.job().plan.frames[-1]
+    (place,) = bench.extents.runs(last.region_offset_bytes, 4096)
+    assert bytes(bench.disk.content[place.physical_bytes :][:7]) == b"GHOSTFR"
+
+
+async def test_a_time_budget_that_is_long_enough_changes_nothing(threads: WriterThreads) -> None:
+    bench, progress = DumpBench(3000), Progress()
+    await write_dump(bench.job(), threads, progress, lambda: None, lambda: 9, 60.0)
+    assert (progress.is_committed, progress.is_out_of_time, progress.pages_written) == (True, False, 3000)
+    findings = recover(Mapped(bench.disk, bench.extents), bench.identity, Pages())
+    assert (findings.verdict, findings.header and findings.header.ending) == (Verdict.COMPLETE, DumpEnding.THROUGH)
+
+
+async def test_a_disk_that_stalls_does_not_prolong_the_time_budget(
+    threads: WriterThreads, autojump_clock: MockClock
+) -> None:
+    bench, progress = DumpBench(8000, pieces=1), Progress()
+    stuck = Stuck(bench.disk, 3)
+    started = trio.current_time()
+    await write_dump(bench.job(lambda _: stuck), threads, progress, lambda: None, lambda: 9, BUDGET_SECONDS)
+    assert trio.current_time() - started <= BUDGET_SECONDS + COMMIT_SECONDS + 1
+    assert (progress.is_committed, progress.is_out_of_time) == (False, True)
     stuck.let_go.set()
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import shlex
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from dumpwriter.levels import NAMES as LEVEL_NAMES
+from dumpwriter.levels import parse_level
 from dumpwriter.machine.causes import DEFAULT
 from dumpwriter.machine.trigger import parse_value
-from dumpwriter.sizes import parse_count, parse_percent, parse_size
+from dumpwriter.sizes import parse_count, parse_percent, parse_seconds, parse_size
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+Value = TypeVar("Value")
 
 EPILOG = """exit codes: 0 done, 1 failed or a verdict less than COMPLETE, 2 bad usage.
 Start with: ghostdump create disk.img --size 1GiB --memory 64MiB"""
@@ -70,6 +74,8 @@ def _create(commands: Any) -> None:
     command.add_argument("--recipe", metavar="FILE", help="a recipe of sizes, fragmentation and files (images/*.toml)")
     command.add_argument("--encrypt", action="store_true", help="encrypt the whole volume; asks for a passphrase")
     _key_file(command)
+    _levels(command, "size the region for dumps of this level")
+    _json(command)
 
 
 def _mount(commands: Any) -> None:
@@ -83,6 +89,10 @@ def _mount(commands: Any) -> None:
         "--discard-dump",
         action="store_true",
         help="give up a dump, or a hibernated machine, that is still in the region",
+    )
+    _levels(command, "what a dump of this run is to hold")
+    command.add_argument(
+        "--deadline", type=_typed(parse_seconds), default=0.0, metavar="SECONDS", help="cut the dump after so long"
     )
     command.add_argument("--dump-key", metavar="FILE", help="seal the dump for this public key (PEM: X25519 or RSA)")
     _retention(command)
@@ -195,14 +205,20 @@ def _key_file(command: argparse.ArgumentParser) -> None:
     command.add_argument("--key-file", metavar="FILE", help="a file whose bytes unlock an encrypted image")
 
 
+def _levels(command: argparse.ArgumentParser, summary: str) -> None:
+    command.add_argument(
+        "--levels", type=_typed(parse_level), metavar="LEVEL", help=f"{summary}: {', '.join(LEVEL_NAMES)}"
+    )
+
+
 def _json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-def _typed(parse: Callable[[str], int]) -> Callable[[str], int]:
+def _typed(parse: Callable[[str], Value]) -> Callable[[str], Value]:
     """argparse shows the message of an ArgumentTypeError, and of nothing else."""
 
-    def parse_or_tell(text: str) -> int:
+    def parse_or_tell(text: str) -> Value:
         try:
             return parse(text)
         except UsageError as error:

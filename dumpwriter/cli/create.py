@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 from dumpwriter.cli.keys import new_secret
+from dumpwriter.cli.show import print_json
+from dumpwriter.formats.region import PAGE_SIZE_BYTES
+from dumpwriter.levels import BY_SIZE
 from dumpwriter.machine.creation import create_disk
+from dumpwriter.machine.policy import simulated_estimates
 from dumpwriter.machine.recipe import Recipe, read_recipe, region_kind_named
+from dumpwriter.recovery.report import describe_extents
 from dumpwriter.sizes import format_count, format_size
 from vdisk.bootarea import RegionKind
 from vdisk.errors import UsageError
@@ -14,6 +20,8 @@ from vdisk.volume import NO_KEY
 
 if TYPE_CHECKING:
     import argparse
+
+    from vdisk.extent import ExtentMap
 
 PLACES = {RegionKind.DEDICATED: "dump region", RegionKind.PAGEFILE: "page file"}
 
@@ -23,12 +31,36 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.key_file and not arguments.encrypt:
         raise UsageError("--key-file is of use with --encrypt alone")
     extents = create_disk(arguments.image, recipe, new_secret(arguments) if arguments.encrypt else NO_KEY)
+    if arguments.json:
+        print_json(_facts(arguments.image, recipe, extents))
+    else:
+        _tell(arguments.image, recipe, extents)
+    return 0
+
+
+def _facts(image: str, recipe: Recipe, extents: ExtentMap) -> dict[str, Any]:
+    estimates = simulated_estimates(recipe.memory_size_bytes)
+    return {
+        "image": os.path.abspath(image),
+        "disk_size_bytes": recipe.size_bytes,
+        "memory_bytes": recipe.memory_size_bytes,
+        "level": recipe.level.name.lower(),
+        "region": {"size_bytes": extents.size_bytes, "extents": describe_extents(extents)},
+        "estimates": [estimates[level]._asdict() | {"level": level.name.lower()} for level in BY_SIZE],
+    }
+
+
+def _tell(image: str, recipe: Recipe, extents: ExtentMap) -> None:
     print(
-        f"{arguments.image}: {format_size(recipe.size_bytes)}, "
+        f"{image}: {format_size(recipe.size_bytes)}, "
         f"{PLACES[recipe.region_kind]} {format_size(extents.size_bytes)} in "
         f"{format_count(len(extents.extents), 'extent')} for {format_size(recipe.memory_size_bytes)} of memory"
     )
-    return 0
+    estimates = simulated_estimates(recipe.memory_size_bytes)
+    print(f"dumps of level {recipe.level.name.lower()}; a level holds, and needs of the region at the most:")
+    for level in BY_SIZE:
+        held_bytes, needed_bytes = estimates[level].pages * PAGE_SIZE_BYTES, estimates[level].region_bytes
+        print(f"  {level.name.lower():<9} {format_size(held_bytes):>9} {format_size(needed_bytes):>9}")
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
@@ -42,5 +74,6 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     return recipe._replace(
         size_bytes=arguments.size or recipe.size_bytes,
         memory_size_bytes=arguments.memory or recipe.memory_size_bytes,
+        level=recipe.level if arguments.levels is None else arguments.levels,
         region_kind=region_kind_named(arguments.region) if arguments.region else recipe.region_kind,
     )

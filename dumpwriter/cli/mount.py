@@ -17,6 +17,7 @@ from dumpwriter.cli.keys import volume_key
 from dumpwriter.cli.progress import progress_bar, watch_standby
 from dumpwriter.cli.show import describe_recovery, describe_resume, print_json
 from dumpwriter.formats.runtime import MachineState, Register
+from dumpwriter.levels import leaves_out_pages, parse_level
 from dumpwriter.machine.status import machine_is_alive, standby_is_alive
 from dumpwriter.sizes import format_count, format_size
 from vdisk.errors import GhostdumpError, ImageInUseError, MountError
@@ -44,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         "discard_dump": arguments.discard_dump,
         "keep": arguments.keep,
         "min_free_bytes": arguments.min_free,
+        "level": arguments.levels,
+        "time_budget_ns": int(arguments.deadline * 1e9),
         "dump_key": os.path.abspath(arguments.dump_key) if arguments.dump_key else None,
     }
     process, announcement = start_machine(request, volume_key(arguments), in_background=not arguments.foreground)
@@ -135,13 +138,20 @@ def _tell(facts: dict[str, Any], mountpoint: str, *, as_json: bool) -> None:
     region = facts.get("region")
     if facts["state"] == MachineState.ARMED.name.lower() and region:
         print(
-            f"{mountpoint}: mounted, armed: a dump of {format_size(facts['memory_bytes'])} goes to "
+            f"{mountpoint}: mounted, armed: a dump of {_shown_extent(facts)} goes to "
             f"{region['path']}, {format_count(len(region['extents']), 'extent')}"
         )
         if facts.get("warning"):
             print(f"warning: {facts['warning']}")
     else:
         print(f"{mountpoint}: mounted, but NOT armed: {facts.get('reason')}")
+
+
+def _shown_extent(facts: dict[str, Any]) -> str:
+    """How much of memory a dump is to hold: all of it, or what the level asks for."""
+    if leaves_out_pages(parse_level(facts["level"])):
+        return f"level {facts['level']}"
+    return format_size(facts["memory_bytes"])
 
 
 def _shown_path(recovery: dict[str, Any], mountpoint: str) -> str | None:

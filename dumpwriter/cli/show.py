@@ -13,6 +13,7 @@ from dumpwriter.machine.status import describe
 from dumpwriter.recovery.offline import describe_image, recorded_extents
 from dumpwriter.recovery.report import describe_extents
 from dumpwriter.sizes import format_count, format_size
+from dumpwriter.verdict import Verdict
 from vdisk.errors import FormatError, MountError
 from vdisk.mount import mountinfo
 from vdisk.volume import NO_KEY
@@ -105,6 +106,8 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         region = facts["region"]
         extents = format_count(len(region["extents"]), "extent")
         rows.append(("region", f"{region['path']}, {format_size(region['size_bytes'])} in {extents}"))
+        budget = facts["time_budget_seconds"]
+        rows.append(("level", facts["level"] + (f", within {budget:g} s" if budget else "")))
     if facts.get("paging"):
         rows.append(("paging", _describe_paging(facts["paging"])))
     if facts.get("warning"):
@@ -175,7 +178,9 @@ def describe_recovery(report: dict[str, Any]) -> str:
     """One line: verdict, where it is or why it is not there."""
     line = str(report["verdict"])
     if report["pages_total"]:
-        line += f", {report['pages_present']} of {report['pages_total']} pages"
+        line += f", {_pages(report)}"
+    if report["verdict"] == Verdict.PARTIAL and report["level_held"]:
+        line += f", whole up to level {report['level_held']}"
     if report.get("path"):
         line += f", in {report['path']}"
     if report.get("sealed"):
@@ -191,9 +196,15 @@ def describe_resume(facts: dict[str, Any]) -> str:
     return f"resumed: {format_size(resume['bytes'])} of memory in {resume['seconds']:.2f} s"
 
 
+def _pages(facts: dict[str, Any]) -> str:
+    """How many there are, of those that were asked for, of all."""
+    counted = f"{facts['pages_present']} of {facts['pages_wanted']} pages"
+    return counted if facts["pages_wanted"] == facts["pages_total"] else f"{counted} ({facts['pages_total']} in all)"
+
+
 def describe_dump(dump: dict[str, Any]) -> str:
     """One line about what the standby wrote."""
-    line = f"{dump['verdict']}, {dump['pages_present']} of {dump['pages_total']} pages"
+    line = f"{dump['verdict']}, {_pages(dump)}"
     if dump["seconds"]:
         rate = dump["bytes_written"] / dump["seconds"]
         line += f", {format_size(dump['bytes_written'])} in {dump['seconds']:.2f} s ({format_size(rate)}/s)"

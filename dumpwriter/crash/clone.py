@@ -6,6 +6,7 @@ the block was checked, not from what has lain in memory.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +19,7 @@ from dumpwriter.crash.writer import WriterThreads, write_dump
 from dumpwriter.formats.region import CauseKind, MemoryRangeRecord
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.memory.physical import MemoryRange, PhysicalMemory
-from dumpwriter.metadata import Metadata, encode_metadata
+from dumpwriter.metadata import Metadata, encode_metadata, has_room_for_tables
 from dumpwriter.sealing import UNSEALED
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
@@ -120,6 +121,7 @@ class Clone:
         disk = await self._take_disk_over()
         job = await self._prepared(disk, cause)
         runtime[Register.PAGES_TOTAL] = job.plan.pages_total
+        runtime[Register.PAGES_WANTED] = job.plan.pages_wanted
         runtime[Register.PAGES_PLANNED] = job.plan.pages_planned
         runtime[Register.WRITER] = 1 + self._handles.rank
         runtime.state = state
@@ -129,7 +131,8 @@ class Clone:
             runtime[Register.BYTES_WRITTEN] = progress.bytes_written
             runtime[Register.FRAMES_FAILED] = progress.frames_failed
 
-        await write_dump(job, self._threads, progress, report, time.time_ns)
+        budget_seconds = _left_of_budget(disk.block, time.monotonic_ns() - started_ns)
+        await write_dump(job, self._threads, progress, report, time.time_ns, budget_seconds)
         runtime[Register.DUMP_NANOSECONDS] = time.monotonic_ns() - started_ns
         return Written(disk, job, progress)
 
@@ -162,17 +165,18 @@ class Clone:
     def _job(self, disk: Disk, cause: Cause) -> DumpJob:
         block = disk.block
         memory = PhysicalMemory(self._handles.memory, [MemoryRange(*row) for row in block.memory_ranges])
-        ranges = tuple(MemoryRangeRecord(row.physical_bytes, row.length_bytes) for row in block.memory_ranges)
+        parts = memory_parts(block.page_classes, memory.runs())
         return DumpJob(
-            plan=plan_dump(memory_parts(block.page_classes, memory.runs()), block.extents.size_bytes),
+            plan=plan_dump(parts, block.extents.size_bytes, block.level),
             identity=block.identity,
             extents=block.extents,
             region=disk.region,
             memory=memory,
-            metadata=encode_metadata(Metadata(_notes(memory), ranges, block.machine)),
+            metadata=encode_metadata(_metadata(block, memory)),
             cause=cause,
             armed_time_ns=block.armed_time_ns,
             sealer=_sealer(block),
+            level=block.level,
         )
 
 
@@ -195,6 +199,18 @@ def _sealer(block: ControlBlock) -> Sealer:
     from dumpwriter.cipher import GcmSealer
 
     return GcmSealer(block.seal)
+
+
+def _left_of_budget(block: ControlBlock, spent_ns: int) -> float:
+    """Seconds. What was spent so far is of this standby alone: one that takes over has the whole time."""
+    return max(0, block.time_budget_ns - spent_ns) / 1e9 if block.time_budget_ns else math.inf
+
+
+def _metadata(block: ControlBlock, memory: PhysicalMemory) -> Metadata:
+    """Page classes are left out where they do not fit; arming saw to it that the level can do without."""
+    ranges = tuple(MemoryRangeRecord(row.physical_bytes, row.length_bytes) for row in block.memory_ranges)
+    classes = block.page_classes if has_room_for_tables(len(ranges), len(block.page_classes)) else ()
+    return Metadata(_notes(memory), ranges, block.machine, block.level, classes)
 
 
 def _notes(memory: PhysicalMemory) -> bytes:
@@ -220,10 +236,12 @@ def _cause(runtime: RuntimeFile) -> Cause:
 
 
 def _conclude(runtime: RuntimeFile, job: DumpJob, progress: Progress) -> None:
-    whole = progress.is_committed and progress.pages_written == job.plan.pages_total
+    whole = progress.is_committed and progress.pages_written == job.plan.pages_wanted
     verdict = Verdict.COMPLETE if whole else Verdict.PARTIAL if progress.pages_written else Verdict.NONE
     reason = progress.failure
-    if not reason and job.plan.pages_planned < job.plan.pages_total:
+    if progress.is_out_of_time:
+        reason = Reason.TIME_BUDGET
+    elif not reason and job.plan.pages_planned < job.plan.pages_wanted:
         reason = Reason.REGION_TOO_SMALL
     runtime.set_outcome(verdict, reason)
     runtime.state = MachineState.DUMPED if progress.pages_written else MachineState.FAILED

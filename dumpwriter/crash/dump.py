@@ -1,9 +1,8 @@
 """A dump, step by step and without a clock or a thread: what the writer does in parallel and a laboratory one by one.
 
-    begin         headers say WRITING, each flushed before the next
-    requests      in any order, any number of them in flight
-    close_early   where the time is over: what is left of the plan is given up, but for the metadata that ends it
-    end           flush; headers say WRITTEN, each flushed before the next
+    begin      headers say WRITING, each flushed before the next
+    requests   in any order, any number of them in flight
+    end        flush; headers say WRITTEN, each flushed before the next
 
 A write that fails is tried frame by frame; a frame that cannot be written is counted and the dump goes on without it.
 A cipher that fails stops the dump: nothing goes out unsealed, and nothing says WRITTEN.
@@ -122,12 +121,6 @@ def arm_region(region: BlockDevice, identity: DumpIdentity, extents: ExtentMap, 
 def begin(job: DumpJob, progress: Progress) -> None:
     with progress.stopping():
         _write_headers(job, progress, DumpState.WRITING, end_time_ns=0)
-
-
-def close_early(job: DumpJob, buffer: memoryview, progress: Progress) -> None:
-    """The time is over: write the last frame of the plan, which says what the dump was to hold."""
-    progress.is_out_of_time = True
-    write_request(job, job.plan.frames[-1:], buffer, progress)
 
 
 def end(job: DumpJob, progress: Progress, end_time_ns: int) -> None:

@@ -2,12 +2,14 @@
 
 The threads live from arming on, each with its buffer; at the crash nothing is allocated for them. They take requests
 in the order of value and complete in any order. trio keeps the progress, the time budget and the stall watch: a disk
-that answers nothing for `STALL_SECONDS` ends the dump where it is, with what was written.
+that answers nothing for `STALL_SECONDS` ends the dump where it is, with what was written. When the time budget is over
+no request is taken any more; what is under way and the end of the dump get `COMMIT_SECONDS`, and then it ends as well.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 from typing import TYPE_CHECKING
@@ -15,15 +17,18 @@ from typing import TYPE_CHECKING
 import trio
 
 from dumpwriter.crash import dump
+from dumpwriter.crash.plan import REQUEST_FRAMES
 from vdisk.imagefile import aligned_buffer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from dumpwriter.crash.dump import DumpJob, Progress
+    from dumpwriter.crash.plan import DumpPlan
     from dumpwriter.frames import FramePlan
 
 STALL_SECONDS = 30.0
+COMMIT_SECONDS = 2.0
 REPORT_SECONDS = 0.05
 THREAD_STACK_SIZE_BYTES = 256 << 10
 
@@ -97,25 +102,61 @@ async def write_dump(
     progress: Progress,
     report: Callable[[], None],
     now_ns: Callable[[], int],
+    time_budget_seconds: float = math.inf,
 ) -> None:
     """Write and commit a dump; `progress.is_committed` tells whether it came to that.
 
     Where the disk stalls it returns without, and the threads are lost: the caller must end the process.
     """
-    requests = iter(job.plan.requests())
-    turn = threading.Lock()
+    requests = _Requests(job.plan)
 
     def take_requests(buffer: memoryview) -> None:
-        while not progress.is_stopped and (frames := _next(requests, turn)):
+        while not progress.is_stopped and (frames := requests.take()):
             dump.write_request(job, frames, buffer, progress)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_when_stalled, nursery.cancel_scope, progress, report)
+        nursery.start_soon(_cut_when_over, nursery.cancel_scope, progress, requests, time_budget_seconds)
         await threads.run_one(lambda: dump.begin(job, progress))
         await threads.run(take_requests)
         await threads.run_one(lambda: dump.end(job, progress, now_ns()))
         nursery.cancel_scope.cancel()
     report()
+
+
+class _Requests:
+    """What is left of a plan, for threads to take from."""
+
+    def __init__(self, plan: DumpPlan) -> None:
+        self._frames = plan.frames
+        self._taken = 0
+        self._turn = threading.Lock()
+
+    def take(self) -> tuple[FramePlan, ...]:
+        """The next request; empty where there is none."""
+        with self._turn:
+            frames = self._frames[self._taken : self._taken + REQUEST_FRAMES]
+            self._taken += len(frames)
+            return frames
+
+    def cut(self) -> bool:
+        """Give up what is left, but for the metadata in the last frame; False where nothing else was left."""
+        with self._turn:
+            last = len(self._frames) - 1
+            is_cut = self._taken < last
+            self._taken = max(self._taken, last)
+            return is_cut
+
+
+async def _cut_when_over(
+    scope: trio.CancelScope, progress: Progress, requests: _Requests, time_budget_seconds: float
+) -> None:
+    """Give out no more requests when the time is over; end the dump when the disk does not let it end."""
+    await trio.sleep(time_budget_seconds)
+    progress.is_out_of_time = requests.cut()
+    await trio.sleep(COMMIT_SECONDS)
+    progress.is_out_of_time = True
+    scope.cancel()
 
 
 async def _cancel_when_stalled(scope: trio.CancelScope, progress: Progress, report: Callable[[], None]) -> None:
@@ -129,11 +170,6 @@ async def _cancel_when_stalled(scope: trio.CancelScope, progress: Progress, repo
         await trio.sleep(REPORT_SECONDS)
     progress.failure = progress.failure or f"the disk completed nothing for {STALL_SECONDS:.0f} s"
     scope.cancel()
-
-
-def _next(requests: Iterator[tuple[FramePlan, ...]], turn: threading.Lock) -> tuple[FramePlan, ...]:
-    with turn:
-        return next(requests, ())
 
 
 def _touched_buffer() -> memoryview:

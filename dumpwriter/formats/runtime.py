@@ -57,6 +57,7 @@ class Register(IntEnum):
     FAULT_PERCENT = 36  # how much of the dump is to be written, or `AT_ONCE`
     FAULT_WRITES = 37  # at which write command of the live stack from now; 0 at once
     HIBERNATION_REFUSALS = 38  # how often the machine would not hibernate; why it would not at last is in the reason
+    PAGES_WANTED = 39  # pages that the level of the dump asks for
 
 
 class FaultState(IntEnum):

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING
 from dumpwriter.crash import dump
 from dumpwriter.crash.controlblock import ControlBlock
 from dumpwriter.formats.controlblock import MemoryMapRecord
-from dumpwriter.formats.region import MEMORY_RANGE, ClassRunRecord
+from dumpwriter.formats.region import ClassRunRecord
 from dumpwriter.frames import DumpIdentity
-from dumpwriter.memory.physical import NOTES_AREA_BYTES
-from dumpwriter.metadata import META_SIZE_BYTES_MAX
+from dumpwriter.levels import leaves_out_pages
+from dumpwriter.metadata import has_room_for_tables
 from vdisk import stack
-from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.bootarea import BootArea, RegionState, next_generation
 from vdisk.errors import ArmingError
 from vdisk.layers.mapped import Mapped
 
 if TYPE_CHECKING:
+    from dumpwriter.machine.policy import Policy
     from dumpwriter.memory.source import MemorySource
-    from dumpwriter.sealing import DumpSeal
     from vdisk.blockdevice import BlockDevice
     from vdisk.bootarea import BootRecord
     from vdisk.extent import ExtentMap
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from vdisk.secret import Secret
 
 WRITER_THREADS = 4
-RANGE_COUNT_MAX = (META_SIZE_BYTES_MAX - NOTES_AREA_BYTES - BLOCK_SIZE_BYTES) // MEMORY_RANGE.size_bytes
 
 
 def record_region(image: ImageFile, disk: BlockDevice, record: BootRecord, extents: ExtentMap) -> BootRecord:
@@ -47,11 +45,14 @@ def record_region(image: ImageFile, disk: BlockDevice, record: BootRecord, exten
 
 
 def make_control_block(
-    record: BootRecord, extents: ExtentMap, source: MemorySource, volume_key: Secret, seal: DumpSeal | None
+    record: BootRecord, extents: ExtentMap, source: MemorySource, volume_key: Secret, policy: Policy
 ) -> ControlBlock:
-    """Raises `ArmingError` where the memory has more ranges than a dump's metadata can name."""
-    if len(source.memory.ranges) > RANGE_COUNT_MAX:
-        raise ArmingError(f"memory has {len(source.memory.ranges)} ranges, and a dump can name {RANGE_COUNT_MAX}")
+    """Raises `ArmingError` where the memory has more parts than a dump's metadata can name."""
+    ranges, classes = source.memory.ranges, source.page_classes()
+    if not has_room_for_tables(len(ranges), 0):
+        raise ArmingError(f"memory has {len(ranges)} ranges, more than a dump can name")
+    if leaves_out_pages(policy.level) and not has_room_for_tables(len(ranges), len(classes)):
+        raise ArmingError("what memory is used for is torn into more runs than a dump can name: give --levels complete")
     return ControlBlock(
         identity=DumpIdentity(record.dump_id, record.generation),
         armed_time_ns=time.time_ns(),
@@ -60,8 +61,10 @@ def make_control_block(
         writer_threads=WRITER_THREADS,
         machine=source.kind,
         extents=extents,
-        memory_ranges=tuple(MemoryMapRecord(*memory_range) for memory_range in source.memory.ranges),
-        page_classes=tuple(ClassRunRecord(*run) for run in source.page_classes()),
+        memory_ranges=tuple(MemoryMapRecord(*memory_range) for memory_range in ranges),
+        page_classes=tuple(ClassRunRecord(*run) for run in classes),
         images=stack.clone("dump_", volume_key),
-        seal=seal,
+        seal=policy.seal,
+        level=policy.level,
+        time_budget_ns=policy.time_budget_ns,
     )

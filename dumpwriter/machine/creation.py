@@ -10,7 +10,7 @@ import stat
 import uuid
 from typing import TYPE_CHECKING
 
-from dumpwriter.crash.plan import region_size_bytes
+from dumpwriter.machine.policy import largest_that_fits, simulated_estimates
 from dumpwriter.machine.regionfile import ROOT, RegionFile
 from dumpwriter.sizes import format_size
 from vdisk import stack
@@ -96,12 +96,20 @@ def check_sizes(recipe: Recipe) -> None:
             raise UsageError(f"{what} of {size_bytes} bytes: give a multiple of {BLOCK_SIZE_BYTES}")
     if recipe.size_bytes > DISK_SIZE_BYTES_MAX:
         raise UsageError(f"a disk of {recipe.size_bytes} bytes: give 16TiB or less")
-    needed_bytes = region_size_bytes(recipe.memory_size_bytes) + BOOT_AREA_SIZE_BYTES + FILESYSTEM_OVERHEAD_BYTES
+    overhead_bytes = BOOT_AREA_SIZE_BYTES + FILESYSTEM_OVERHEAD_BYTES
+    needed_bytes = _region_size_bytes(recipe) + overhead_bytes
     if recipe.size_bytes < needed_bytes:
+        fitting = largest_that_fits(simulated_estimates(recipe.memory_size_bytes), recipe.size_bytes - overhead_bytes)
+        less = f", or give --levels {fitting.name.lower()}" if fitting is not None else ""
         raise UsageError(
             f"a disk of {recipe.size_bytes} bytes cannot hold the dump of {recipe.memory_size_bytes} bytes of memory: "
-            f"make it {-(-needed_bytes >> 20)}MiB or more"
+            f"make it {-(-needed_bytes >> 20)}MiB or more{less}"
         )
+
+
+def _region_size_bytes(recipe: Recipe) -> int:
+    """What the recipe's level needs of a simulated machine's memory."""
+    return simulated_estimates(recipe.memory_size_bytes)[recipe.level].region_bytes
 
 
 def check_host_space(path: str, recipe: Recipe) -> None:
@@ -112,11 +120,11 @@ def check_host_space(path: str, recipe: Recipe) -> None:
     except OSError as error:
         raise ImageError(f"cannot make {path}: {error.strerror}: {directory}") from None
     free_bytes = found.f_bavail * found.f_frsize
-    reserved_bytes = region_size_bytes(recipe.memory_size_bytes) + BOOT_AREA_SIZE_BYTES
+    reserved_bytes = _region_size_bytes(recipe) + BOOT_AREA_SIZE_BYTES
     if free_bytes < reserved_bytes:
         raise ImageError(
             f"the host's disk has {format_size(free_bytes)} free at {directory}, and the dump region takes "
-            f"{format_size(reserved_bytes)}: free that much, or give a smaller --memory"
+            f"{format_size(reserved_bytes)}: free that much, or give a smaller --memory or --levels"
         )
 
 
@@ -154,6 +162,7 @@ def _furnish(path: str, recipe: Recipe, secret: Secret) -> ExtentMap:
 
 def _write_boot_area(device: BlockDevice, recipe: Recipe, disk_id: uuid.UUID, key: Secret, secret: Secret) -> None:
     record = new_record(disk_id.bytes, recipe.size_bytes, recipe.memory_size_bytes, recipe.region_kind)
+    record = record._replace(dump_level=recipe.level)
     if key:
         KeySlots(device).write(wrap(key, secret, disk_id.bytes))
         record = record._replace(features_incompatible=IncompatibleFeature.ENCRYPTED)
@@ -161,7 +170,7 @@ def _write_boot_area(device: BlockDevice, recipe: Recipe, disk_id: uuid.UUID, ke
 
 
 def _make_region(filesystem: Ext4Filesystem, recipe: Recipe) -> ExtentMap:
-    size_bytes = region_size_bytes(recipe.memory_size_bytes)
+    size_bytes = _region_size_bytes(recipe)
     with _scattered_space(filesystem, size_bytes, recipe.region_extents):
         extents = RegionFile(filesystem, recipe.region_kind).make(size_bytes)
     if extents is None:

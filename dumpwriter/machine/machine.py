@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import trio
 
 from dumpwriter import runtime
-from dumpwriter.crash.plan import region_size_bytes
 from dumpwriter.dumpkeys import fingerprint, load_public_key, new_seal
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import MachineState
@@ -30,6 +29,7 @@ from dumpwriter.machine.lastdump import LastDumps
 from dumpwriter.machine.pager import INPAGE_ERROR, InPageError, Pager
 from dumpwriter.machine.paging import Paging
 from dumpwriter.machine.panel import Panel
+from dumpwriter.machine.policy import Policy, estimate, level_asked_for, warning
 from dumpwriter.machine.regionfile import RegionFile
 from dumpwriter.machine.replay import replay
 from dumpwriter.machine.resumption import refuse_other_memory, try_to_resume
@@ -89,6 +89,8 @@ class MountRequest(NamedTuple):
     keep: int | None = None
     min_free_bytes: int = 0
     dump_key: str | None = None
+    level: int | None = None  # None: that of the disk
+    time_budget_ns: int = 0
 
 
 class Machine:
@@ -231,8 +233,9 @@ class Machine:
 
     def _arm(self) -> None:
         assert self._source is not None
-        wanted_bytes = region_size_bytes(self._source.memory.size_bytes)
-        extents = self._prepare_region(wanted_bytes)
+        level = level_asked_for(self.request.level, self._record)
+        needed = estimate(level, self._source)
+        extents = self._prepare_region(needed.region_bytes)
         self._record = arming.record_region(self._image, self._live.device, self._record, extents)
         self._is_region_ours = True
         self._extents = extents
@@ -242,10 +245,13 @@ class Machine:
                 "size_bytes": extents.size_bytes,
                 "extents": describe_extents(extents),
             },
-            warning=_warning(extents.size_bytes, wanted_bytes),
+            level=level.name.lower(),
+            time_budget_seconds=self.request.time_budget_ns / 1e9 or None,
+            warning=warning(needed, extents.size_bytes),
         )
         seal = new_seal(self._public_key) if self._public_key else None
-        self._block = arming.make_control_block(self._record, extents, self._source, self._volume_key, seal)
+        policy = Policy(level, self.request.time_budget_ns, seal)
+        self._block = arming.make_control_block(self._record, extents, self._source, self._volume_key, policy)
         self._hardware = Hardware(self._image, self._registers, self._source, self._runtime)
         self._standbys = Standbys(self._hardware, self._block)
         self._start_paging(extents)
@@ -451,15 +457,6 @@ class Machine:
             with contextlib.suppress(DeviceError):
                 self._reach(BootStage(last.boot_stage))
         self._runtime.remove()
-
-
-def _warning(size_bytes: int, wanted_bytes: int) -> str | None:
-    if size_bytes >= wanted_bytes:
-        return None
-    return (
-        f"the region has {size_bytes} bytes and a whole dump can need {wanted_bytes}: "
-        f"a crash keeps the most valuable pages; free as much and mount again"
-    )
 
 
 def printable(name: str) -> str:

@@ -3,6 +3,7 @@
 shows = "one line on what the disk is good for"
 size = "256MiB"
 memory = "64MiB"
+level = "kernel"        # what a dump is to hold, and the region is sized for; "automatic" where it is not named
 
 [region]
 kind = "dedicated"      # or "pagefile": pages of the running machine go there too
@@ -21,6 +22,8 @@ from __future__ import annotations
 import tomllib
 from typing import Any, NamedTuple
 
+from dumpwriter.formats.region import DumpLevel
+from dumpwriter.levels import parse_level
 from dumpwriter.sizes import parse_size
 from vdisk.bootarea import RegionKind
 from vdisk.errors import UsageError
@@ -44,6 +47,7 @@ class Recipe(NamedTuple):
     size_bytes: int
     memory_size_bytes: int
     shows: str = ""
+    level: DumpLevel = DumpLevel.AUTOMATIC
     region_kind: RegionKind = RegionKind.DEDICATED
     region_extents: int = 1
     files: tuple[RecipeFile, ...] = ()
@@ -81,7 +85,7 @@ def parse_recipe(content: bytes) -> Recipe:
 
 
 def _recipe(table: dict[str, Any]) -> Recipe:
-    _no_others("the recipe", table, {"shows", "size", "memory", "region", "disk", "files"})
+    _no_others("the recipe", table, {"shows", "size", "memory", "level", "region", "disk", "files"})
     region, disk = _table(table, "region", {"kind", "extents"}), _table(table, "disk", {"fill_percent"})
     files = table.get("files", [])
     if not isinstance(files, list):
@@ -90,6 +94,7 @@ def _recipe(table: dict[str, Any]) -> Recipe:
         size_bytes=_size(table, "size"),
         memory_size_bytes=_size(table, "memory"),
         shows=_text(table, "shows", ""),
+        level=parse_level(_text(table, "level", "automatic")),
         region_kind=region_kind_named(_text(region, "kind", "dedicated")),
         region_extents=_whole_number(region, "extents", 1, 1, 4096),
         files=tuple(_file(entry) for entry in files),

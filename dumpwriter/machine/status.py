@@ -118,6 +118,7 @@ def describe_dump(runtime: RuntimeFile) -> dict[str, Any]:
         "reason": reason,
         "bytes_written": runtime[Register.BYTES_WRITTEN],
         "pages_total": runtime[Register.PAGES_TOTAL],
+        "pages_wanted": runtime[Register.PAGES_WANTED],
         "pages_present": runtime[Register.PAGES_WRITTEN],
         "frames_failed": runtime[Register.FRAMES_FAILED],
         "resident_growth_bytes": _growth_bytes(runtime),

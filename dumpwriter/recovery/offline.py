@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dumpwriter.formats.region import DumpState
+from dumpwriter.formats.region import DumpEnding, DumpLevel, DumpState
 from dumpwriter.recovery.carving import carve
 from dumpwriter.recovery.extraction import CarvedSource, RegionSource, Survey, extract
 from dumpwriter.recovery.opening import WithoutKey
@@ -44,6 +44,12 @@ if TYPE_CHECKING:
     from vdisk.secret import Secret
 
 DUMP_STATES: dict[int, str] = {state: state.name.lower() for state in DumpState}
+DUMP_LEVELS: dict[int, str] = {level: level.name.lower() for level in DumpLevel}
+DUMP_ENDINGS: dict[int, str] = {
+    DumpEnding.NONE: "unknown",
+    DumpEnding.THROUGH: "through",
+    DumpEnding.TIME_BUDGET: "time budget",
+}
 
 
 class OfflineDisk(NamedTuple):
@@ -245,9 +251,12 @@ def _describe_dump(disk: OfflineDisk, place: Place) -> dict[str, Any] | None:
         return None
     return describe_header(header) | {
         "state": DUMP_STATES.get(header.state, "unknown"),
+        "ending": DUMP_ENDINGS.get(header.ending, "unknown"),
+        "level": DUMP_LEVELS.get(header.dump_level, "unknown"),
         "armed": iso_time(header.armed_time_ns),
         "frames_planned": header.frames_planned,
         "frames_written": header.frames_written,
         "pages_total": header.pages_total,
+        "pages_wanted": header.pages_wanted,
         "pages_written": header.pages_written,
     }
