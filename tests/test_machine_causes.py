@@ -12,6 +12,7 @@ import pytest
 from dumpwriter import runtime
 from dumpwriter.formats.runtime import FaultState, Register
 from dumpwriter.machine.causes import CAUSES, Cause
+from dumpwriter.machine.corruption import CORRUPTIONS
 from dumpwriter.machine.faults import ACTS, HARDWARE
 from dumpwriter.machine.memorylimit import INTERFACES
 from dumpwriter.verdict import Verdict
@@ -33,6 +34,10 @@ SAYS = {
     "stack-smash": "",
     "oom-kill": "",
     "kill": "",
+    "corrupted-clone": "",
+    "corrupted-extents": "",
+    "corrupted-control-block": "",
+    "corrupted-clones": "digest does not hold",
     "controller-busy": "",
     "controller-wrong-mode": "",
     "controller-garbage": "",
@@ -140,6 +145,7 @@ def must_leave_what_is_promised(disk: Disk, cause: Cause) -> None:
     assert (facts["cause"], facts["verdict"]) == (cause.name, cause.verdict)
     assert SAYS[cause.name] in facts["reason"]
     assert bool(SAYS[cause.name]) == (cause.verdict != "COMPLETE")
+    assert facts["standby"] == (None if not facts["bytes_written"] else 1 if cause.name in CORRUPTIONS else 0)
     disk.must_be_clean_after_the_replay()
     pages = facts["pages_present"]
     assert {"COMPLETE": pages == PAGES, "PARTIAL": 0 < pages < PAGES, "NONE": pages == 0}[cause.verdict]
@@ -161,7 +167,7 @@ def test_the_power_goes_in_the_middle_of_the_dump(disk: Disk) -> None:
 
 def test_every_cause_has_an_act_and_every_act_a_cause() -> None:
     assert [*ACTS, *HARDWARE] == [*dict.fromkeys([*ACTS, *HARDWARE])]
-    assert {cause.name for cause in CRASHED_HERE} == {*ACTS, *HARDWARE} == set(SAYS)
+    assert {cause.name for cause in CRASHED_HERE} == {*ACTS, *HARDWARE} == set(SAYS) > set(CORRUPTIONS)
 
 
 def test_the_list_explains_each_cause(machine: Machine) -> None:

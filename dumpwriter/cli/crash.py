@@ -14,6 +14,7 @@ from dumpwriter.cli.show import describe_dump, find_machine, print_json
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import AT_ONCE, CAUSE_TEXT, STANDBY_NAMES, FaultState, MachineState, Register
 from dumpwriter.machine import causes
+from dumpwriter.machine.corruption import CORRUPTIONS, corrupt
 from dumpwriter.machine.memorylimit import limited
 from dumpwriter.machine.status import ARMED, RUNNING, machine_is_alive, present_state, standby_is_alive
 from dumpwriter.machine.status import describe_dump as dump_facts
@@ -99,6 +100,9 @@ def _attacked(machine: RuntimeFile, cause: Cause) -> Iterator[Callable[[], str]]
     if cause.name == "oom-kill":
         with limited(machine[Register.MACHINE_PID]) as limit:
             yield limit.outcome
+    elif cause.name in CORRUPTIONS:
+        done = corrupt(machine, CORRUPTIONS[cause.name])
+        yield lambda: done
     else:
         yield lambda: ""
 

@@ -57,6 +57,30 @@ CAUSES = (
     ),
     Cause("kill", "the mount process gets SIGKILL (kill -9)", "the dump, without registers", COMPLETE),
     Cause(
+        "corrupted-clone",
+        "the code of the first standby's port driver is written over in its memory, then a bugcheck",
+        "the dump: the digest does not hold, and the second standby writes it",
+        COMPLETE,
+    ),
+    Cause(
+        "corrupted-extents",
+        "the same, to the extents that the first standby would write to",
+        "the dump, by the second standby",
+        COMPLETE,
+    ),
+    Cause(
+        "corrupted-control-block",
+        "the same, in the middle of the first standby's control block",
+        "the dump, by the second standby",
+        COMPLETE,
+    ),
+    Cause(
+        "corrupted-clones",
+        "the same, to the code of both standbys",
+        "no dump, and no write; the reason is the digest",
+        NONE,
+    ),
+    Cause(
         "controller-busy",
         "a command of the live stack never ends; the machine stands, and the watchdog ends it after 2 seconds",
         "the dump: the clone gives the command half a second, then resets the controller",

@@ -17,6 +17,7 @@ from dumpwriter.formats.runtime import AT_ONCE, CAUSE_TEXT, FaultState
 from dumpwriter.formats.runtime import Register as RuntimeRegister
 from dumpwriter.frames import slot_offset_bytes
 from dumpwriter.machine.causes import CAUSES, DEFAULT
+from dumpwriter.machine.corruption import CORRUPTIONS
 from vdisk.blockdevice import SECTOR_SIZE_BYTES, Layer
 from vdisk.controller import Mode
 from vdisk.drivers.storahci import StorAhci
@@ -179,6 +180,7 @@ ACTS: dict[str, Callable[[Victim], None]] = {
     "stack-smash": _smash_stack,
     "oom-kill": _allocate_without_end,
     "kill": lambda _: die(),
+    **dict.fromkeys(CORRUPTIONS, _bugcheck),  # they were carried out from outside already
     "bad-sectors": _break_sectors,
     "power-cut": _cut_power,
 }
