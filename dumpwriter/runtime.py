@@ -125,6 +125,11 @@ class RuntimeFile:
         self[Register.VERDICT] = 0
         self.set_text(REASON_TEXT, "")
 
+    @property
+    def hibernates(self) -> bool:
+        """Whether the machine stopped to hibernate, whatever came of it."""
+        return self[Register.CAUSE_KIND] == CauseKind.HIBERNATION
+
     def verdict(self) -> Verdict | None:
         """The standby's verdict; None where it said none, or none that we know."""
         return dict(enumerate(Verdict, start=1)).get(self[Register.VERDICT])

@@ -105,4 +105,4 @@ def test_a_disk_that_cannot_be_read_is_not_written(disk: MemoryDisk, monkeypatch
     ],
 )
 def test_the_loss_of_power_is_known_in_any_wrapping(failure: BaseException, expected: bool) -> None:
-    assert standby._is_power_lost(failure) is expected
+    assert standby.is_power_lost(failure) is expected

@@ -21,7 +21,10 @@ from tests.mounting import wait_until
 from tests.test_machine_user import open_path as open_path
 from tests.test_machine_user import users_machine as users_machine
 from vdisk.bootarea import BootArea, RegionState
+from vdisk.extent import Run
 from vdisk.imagefile import ImageFile
+from vdisk.registers import Power, Registers
+from vdisk.registers import Register as HardwareRegister
 
 MIB = 1 << 20
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
@@ -400,3 +403,37 @@ def test_an_encrypted_disk_keeps_the_memory_to_itself(machine: Machine) -> None:
     machine.mount("--key-file", key)
     assert machine.status()["resumed"] is True
     assert memory_of(machine) == before
+
+
+def hardware_of(machine: Machine) -> Registers:
+    """The controller's registers, by a descriptor of the machine's process."""
+    pid = machine.status()["pid"]
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{name}"
+        if os.readlink(path).startswith("/memfd:ghostdump-controller"):
+            descriptor = os.open(path, os.O_RDWR)
+            registers = Registers(descriptor)
+            os.close(descriptor)
+            return registers
+    raise AssertionError("the machine has no controller")
+
+
+@pytest.mark.parametrize("fault", ["bad sectors", "power cut"])
+def test_hardware_that_fails_meanwhile_is_a_cold_boot(machine: Machine, memory_image: Path, fault: str) -> None:
+    machine.create(memory="24MiB")
+    machine.mount("--memory-image", memory_image)
+    (machine.mountpoint / "kept").write_text("kept")
+    hardware = hardware_of(machine)
+    if fault == "bad sectors":
+        start = machine.facts("extents", machine.mountpoint)[0]["physical_bytes"]
+        hardware.set_bad_runs([Run(start + 10 * MIB, 4096)])
+    else:
+        hardware[HardwareRegister.POWER_LEFT_BYTES] = 5 * MIB
+        hardware[HardwareRegister.POWER] = Power.ENDING
+    facts = machine.hibernate(check=1)
+    assert (facts["hibernated"], facts["verdict"]) == (False, "PARTIAL" if fault == "bad sectors" else "NONE")
+    status = machine.status()
+    assert (status["state"], status["crash"]) == ("failed", None)
+    machine.must_be_clean()
+    assert not must_go_on_or_say_why(machine, b"", machine.facts("inspect", machine.image)["region_state"])
+    assert "did not finish" in machine.status()["resume"]["reason"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dumpwriter.cli.progress import progress_bar, watch_standby
 from dumpwriter.cli.show import describe_dump, find_machine, print_json
 from dumpwriter.formats.runtime import REASON_TEXT, MachineState, Register
-from dumpwriter.machine.status import ARMED, describe_hibernation, hibernates, machine_is_alive, present_state
+from dumpwriter.machine.status import ARMED, describe_hibernation, machine_is_alive, present_state
 from vdisk.errors import MountError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _ask(machine: RuntimeFile, mountpoint: str) -> None:
             if time.monotonic() > deadline:
                 raise MountError(f"the machine does not answer: ghostdump crash {mountpoint} still saves its memory")
             time.sleep(POLL_SECONDS)
-    if not hibernates(machine):
+    if not machine.hibernates:
         raise MountError("the machine ended before it could hibernate: ghostdump status tells how")
 
 

@@ -23,7 +23,7 @@ import trio
 from dumpwriter.crash import controlblock, turn
 from dumpwriter.crash.clone import OPEN_SECONDS, Clone, Handles
 from dumpwriter.crash.dump import Cause
-from dumpwriter.crash.standby import IGNORED_SIGNALS, Standby, first_readable, get_ready
+from dumpwriter.crash.standby import IGNORED_SIGNALS, Standby, first_of, first_readable, get_ready, is_power_lost
 from dumpwriter.formats.controlblock import Purpose
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import Lock, MachineState, Register
@@ -49,7 +49,10 @@ def main() -> None:
     try:
         trio.run(_run, handles, runtime)
     except BaseException as failure:
-        runtime.standby(handles.rank).words = repr(failure)
+        if not is_power_lost(failure):
+            runtime.standby(handles.rank).words = words = _words(first_of(failure))
+            if runtime.hibernates:  # else the machine still runs, and looks at the words itself
+                _fail(runtime, words)
     os._exit(0)  # without teardown: a thread that a stalled disk holds must not hold the process
 
 
@@ -81,18 +84,21 @@ async def _is_called(handles: Handles) -> bool:
 
 async def _hibernate(hibernator: Standby) -> None:
     runtime = hibernator.runtime
-    try:
-        with turn.moving(hibernator.own):
-            await _wait_for_end(hibernator.handles)
-            await turn.take(runtime, Lock.DISK, hibernator.other)
-            await hibernator.clone.dump()
-    except (GhostdumpError, BaseExceptionGroup) as failure:
-        verdict = Verdict.PARTIAL if runtime[Register.PAGES_WRITTEN] else Verdict.NONE
-        runtime.set_outcome(verdict, str(failure))
-        runtime.state = MachineState.FAILED
-    else:
-        runtime.set_outcome(Verdict.COMPLETE, "")
-        runtime.state = MachineState.HIBERNATED
+    with turn.moving(hibernator.own):
+        await _wait_for_end(hibernator.handles)
+        await turn.take(runtime, Lock.DISK, hibernator.other)
+        await hibernator.clone.dump()
+    runtime.set_outcome(Verdict.COMPLETE, "")
+    runtime.state = MachineState.HIBERNATED
+
+
+def _fail(runtime: RuntimeFile, reason: str) -> None:
+    runtime.set_outcome(Verdict.PARTIAL if runtime[Register.PAGES_WRITTEN] else Verdict.NONE, reason)
+    runtime.state = MachineState.FAILED
+
+
+def _words(failure: BaseException) -> str:
+    return str(failure) if isinstance(failure, GhostdumpError) else repr(failure)
 
 
 async def _wait_for_end(handles: Handles) -> None:

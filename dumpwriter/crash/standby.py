@@ -74,8 +74,8 @@ def main() -> None:
     try:
         trio.run(_stand_by, handles, runtime)
     except BaseException as failure:
-        if not _is_power_lost(failure):
-            own.words = repr(_first_of(failure))
+        if not is_power_lost(failure):
+            own.words = repr(first_of(failure))
             if select.select([handles.machine], [], [], 0)[0]:  # else the machine lives, and replaces this process
                 _fail(runtime)
     os._exit(0)  # without teardown: a thread that a stalled disk holds must not hold the process
@@ -200,14 +200,14 @@ def _fail(runtime: RuntimeFile) -> None:
     runtime.state = MachineState.FAILED
 
 
-def _is_power_lost(failure: BaseException) -> bool:
+def is_power_lost(failure: BaseException) -> bool:
     """Alone, or in a group as a nursery raises it: this process then ends as the machine's did, without a word."""
     if isinstance(failure, BaseExceptionGroup):
         return failure.subgroup(PowerLost) is not None
     return isinstance(failure, PowerLost)
 
 
-def _first_of(failure: BaseException) -> BaseException:
+def first_of(failure: BaseException) -> BaseException:
     """What went wrong first, without the groups that trio puts around it."""
     while isinstance(failure, BaseExceptionGroup):
         failure = failure.exceptions[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, STANDBY_NAMES, MachineState, Register, StandbyRegister
 from dumpwriter.runtime import is_alive
 from dumpwriter.verdict import Verdict
@@ -33,8 +32,8 @@ def describe(runtime: RuntimeFile) -> dict[str, Any]:
         "pid": runtime[Register.MACHINE_PID],
         "standbys": _describe_standbys(runtime, document),
         "paging": _describe_paging(runtime, document.get("paging")),
-        "crash": _describe_crash(runtime) if state not in RUNNING and not hibernates(runtime) else None,
-        "hibernation": describe_hibernation(runtime) if hibernates(runtime) else None,
+        "crash": _describe_crash(runtime) if state not in RUNNING and not runtime.hibernates else None,
+        "hibernation": describe_hibernation(runtime) if runtime.hibernates else None,
     }
 
 
@@ -93,11 +92,6 @@ def _describe_paging(runtime: RuntimeFile, facts: dict[str, Any] | None) -> dict
     if facts is None:
         return None
     return facts | {name: runtime[register] for name, register in PAGING_REGISTERS.items()}
-
-
-def hibernates(runtime: RuntimeFile) -> bool:
-    """Whether the machine stopped to hibernate, whatever came of it."""
-    return runtime[Register.CAUSE_KIND] == CauseKind.HIBERNATION
 
 
 def _describe_crash(runtime: RuntimeFile) -> dict[str, Any]:
