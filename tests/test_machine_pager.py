@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dumpwriter.crash import dump
@@ -23,7 +23,7 @@ from dumpwriter.verdict import Verdict
 from tests.builders.process_reader import ProcessPage, read_processes
 from tests.dumping import DumpBench, Pages
 from vdisk.blockdevice import Layer
-from vdisk.errors import DeviceError
+from vdisk.errors import DeviceError, PowerLost
 from vdisk.layers.mapped import Mapped
 from vdisk.memorydisk import MemoryDisk
 
@@ -45,8 +45,9 @@ class Bench:
     def __init__(self, page_file: BlockDevice | None = None) -> None:
         self.source = SimulatedMemory(MEMORY_BYTES, clock=Clock(lambda: 0, lambda: 0))
         self.page_file = page_file or MemoryDisk(region_size_bytes(MEMORY_BYTES))
-        assert self.source.user_memory is not None
-        self.pager = Pager(self.source.user_memory, self.page_file)
+        user_memory = self.source.user_memory
+        self.names = user_memory.processes
+        self.pager = Pager(user_memory, self.page_file)
         self.uses = dict.fromkeys(range(PAGES), 0)
 
     def close(self) -> None:
@@ -56,6 +57,10 @@ class Bench:
         self.pager.touch(page)
         self.uses[page] += 1
 
+    def touch_all(self, pages: int) -> None:
+        for page in range(pages):
+            self.touch(page)
+
     def pages(self) -> list[ProcessPage]:
         notes = self.source.memory.read_notes()
         vmcoreinfo = notes[notes.index(b"OSRELEASE") :].decode(errors="replace")
@@ -63,9 +68,7 @@ class Bench:
 
     def expected(self) -> dict[tuple[int, int], bytes]:
         """What each page must hold, by process and address."""
-        assert self.source.user_memory is not None
-        names = self.source.user_memory.processes
-        places = ((names.process_id(page), names.address(page), uses) for page, uses in self.uses.items())
+        places = ((self.names.process_id(page), self.names.address(page), uses) for page, uses in self.uses.items())
         return {(process_id, address): user_page(process_id, address, uses) for process_id, address, uses in places}
 
     def must_be_true(self) -> None:
@@ -94,6 +97,7 @@ def bench() -> Iterator[Bench]:
         yield bench
 
 
+@settings(max_examples=50)
 @given(st.data())
 def test_any_sequence_of_touches_keeps_every_page(data: st.DataObject) -> None:
     """And never are more in memory than before, or than there may be."""
@@ -160,6 +164,30 @@ def test_every_page_is_touched_in_time() -> None:
     assert {page_of_touch(number, PAGES) for number in range(40_000)} == set(range(PAGES))
 
 
+@pytest.mark.parametrize("writes", range(24))
+def test_a_kill_between_any_two_writes_leaves_page_tables_that_are_true(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """The page under way is in its old place or in its new one, and is its own in either."""
+    bench.touch_all(PAGES // 2 + 20)
+    write = bench.source.memory.write
+
+    def write_until_the_end(physical_bytes: int, content: Buffer) -> None:
+        nonlocal writes
+        if not writes:
+            raise PowerLost
+        writes -= 1
+        write(physical_bytes, content)
+
+    monkeypatch.setattr(bench.source.memory, "write", write_until_the_end)
+    with pytest.raises(PowerLost):
+        bench.touch_all(PAGES)
+    for process_id, address, frame, slot in bench.pages():
+        place, source = (slot, bench.page_file) if frame is None else (frame, bench.source.memory)
+        content = source.read((place or 0) * 4096, 4096)
+        assert content == user_page(process_id, address, int.from_bytes(content[56:64], "little"))
+
+
 def test_a_frame_is_free_and_empty_when_its_page_is_out(bench: Bench) -> None:
     before = {page.frame for page in bench.pages()}
     bench.pager.run_processes(600)
@@ -187,8 +215,7 @@ def the_page_out(bench: Bench, number: int = 0) -> tuple[int, int]:
 
 @pytest.mark.parametrize("damage", ["one bit", "zeros", "another page", "an older copy"])
 def test_a_page_that_is_not_what_went_out_is_noticed(bench: Bench, damage: str) -> None:
-    for page in range(PAGES):
-        bench.touch(page)
+    bench.touch_all(PAGES)
     page, slot = the_page_out(bench)
     _, other = the_page_out(bench, 1)
     written = bench.page_file.read(slot * 4096, 4096)
@@ -228,13 +255,11 @@ def test_a_page_that_cannot_be_written_stays_in_memory() -> None:
     disk = Failing(MemoryDisk(region_size_bytes(MEMORY_BYTES)))
     with closing(Bench(disk)) as bench:
         disk.writes_fail = True
-        for page in range(100):
-            bench.touch(page)
+        bench.touch_all(100)
         counts = bench.pager.counts()
         assert (counts.pages_out, counts.pages_resident, counts.failures) == (0, PAGES, 200)
         disk.writes_fail = False
-        for page in range(PAGES):
-            bench.touch(page)
+        bench.touch_all(PAGES)
         assert bench.pager.counts().pages_resident == PAGES // 2
         bench.must_be_true()
 
@@ -252,8 +277,7 @@ def test_a_page_that_cannot_be_read_is_lost() -> None:
 
 def test_a_page_file_with_few_slots_takes_few_pages() -> None:
     with closing(Bench(MemoryDisk((2 + 2 * 65) * 4096))) as bench:
-        for page in range(PAGES):
-            bench.touch(page)
+        bench.touch_all(PAGES)
         assert bench.pager.counts().pages_out == 65
         bench.must_be_true()
 

@@ -19,12 +19,11 @@ from tests.builders.elf_reader import ElfCoreFile
 from tests.builders.kdump_reader import dumped_pages
 from tests.builders.process_reader import ProcessPage, read_processes, walk
 from tests.vmcores import run_reader, write_vmcore
+from vdisk.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from dumpwriter.memory.usermemory import UserMemory
 
 MIB = 1 << 20
 
@@ -38,11 +37,6 @@ def machine() -> Iterator[SimulatedMemory]:
 def pages_of(machine: SimulatedMemory) -> list[ProcessPage]:
     notes = machine.memory.read_notes()
     return read_processes(machine.memory.read, notes[notes.index(b"OSRELEASE") :].decode(errors="replace"))
-
-
-def user_memory_of(machine: SimulatedMemory) -> UserMemory:
-    assert machine.user_memory is not None
-    return machine.user_memory
 
 
 @pytest.mark.parametrize("size_bytes", [16 * MIB, 72 * MIB, 1024 * MIB, 5000 * MIB])
@@ -83,8 +77,8 @@ def test_an_entry_says_where_a_page_is(number: int) -> None:
 
 
 def test_a_page_that_is_moved_comes_back_as_it_was(machine: SimulatedMemory) -> None:
-    memory = user_memory_of(machine)
-    frames = memory.resident()
+    memory = machine.user_memory
+    frames = memory.frames()
     memory.use(frames[7])
     content = memory.read(frames[7])
     memory.move_out(7, frames[7], 99)
@@ -92,17 +86,28 @@ def test_a_page_that_is_moved_comes_back_as_it_was(machine: SimulatedMemory) -> 
     assert memory.read(frames[7]) == bytes(4096)
     memory.move_out(8, frames[8], 100)
     memory.move_in(7, frames[8], content)
-    moved = frames | {7: frames[8]}
-    del moved[8]
-    assert memory.resident() == moved
+    assert frame_of(memory.entry(7)) == frames[8]
     assert memory.read(frames[8]) == content
+
+
+@pytest.mark.parametrize("damage", ["a page is out", "two pages share a frame", "a frame is not there"])
+def test_page_tables_that_no_pager_can_begin_with_are_refused(machine: SimulatedMemory, damage: str) -> None:
+    memory = machine.user_memory
+    entry = {
+        "a page is out": swap_entry(3),
+        "two pages share a frame": memory.entry(8),
+        "a frame is not there": resident_entry(1 << 35),
+    }[damage]
+    machine.memory.write(memory.processes.entry_address(7), entry.to_bytes(8, "little"))
+    with pytest.raises(FormatError, match="not whole"):
+        memory.frames()
 
 
 def test_makedumpfile_takes_the_frame_of_a_page_that_is_out_for_a_free_one(
     machine: SimulatedMemory, tmp_path: Path
 ) -> None:
-    memory = user_memory_of(machine)
-    frames = memory.resident()
+    memory = machine.user_memory
+    frames = memory.frames()
     for page in range(0, len(frames), 3):
         memory.move_out(page, frames[page], page + 1)
     freed = {frames[page] for page in range(0, len(frames), 3)}

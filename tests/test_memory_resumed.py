@@ -122,4 +122,4 @@ def test_page_tables_that_do_not_hold_are_refused(entry: int) -> None:
         before.memory.write(where, good)
         after = resumed("simulated", before.memory)
         assert after.user_memory is not None
-        assert after.user_memory.resident() == before.user_memory.resident()
+        assert after.user_memory.frames() == before.user_memory.frames()

@@ -26,7 +26,7 @@ from dumpwriter.formats.runtime import MachineState
 from dumpwriter.machine import arming, faults
 from dumpwriter.machine.hibernation import Hibernator, hand_over, start_hibernator
 from dumpwriter.machine.lastdump import LastDumps
-from dumpwriter.machine.pager import INPAGE_ERROR, InPageError, Pager
+from dumpwriter.machine.pager import INPAGE_ERROR, InPageError
 from dumpwriter.machine.paging import Paging
 from dumpwriter.machine.panel import Panel
 from dumpwriter.machine.policy import Policy, estimate, level_asked_for, warning
@@ -48,6 +48,7 @@ from vdisk.errors import (
     ArmingError,
     DeviceError,
     FilesystemError,
+    FormatError,
     ImageError,
     MountError,
     PowerLost,
@@ -262,11 +263,12 @@ class Machine:
         assert self._source is not None
         if self._record.region_kind != RegionKind.PAGEFILE:
             return
-        memory, reason = self._source.user_memory, None
-        if memory is None:
-            reason = f"the page file idles: no process of ours is in a memory of kind {self._source.kind}"
-        else:
-            self._paging = Paging(Pager(memory, Mapped(self._live.device, extents)), self._runtime, self.panel.log)
+        reason = None
+        try:
+            page_file = Mapped(self._live.device, extents)
+            self._paging = Paging.between(self._source, page_file, self._runtime, self.panel.log)
+        except FormatError as refusal:
+            reason = f"the page file idles: {refusal}"
         self.panel.publish(paging={"reason": reason})
 
     def _prepare_region(self, size_bytes: int) -> ExtentMap:

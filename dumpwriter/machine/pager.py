@@ -63,12 +63,15 @@ def slots_of(region_size_bytes: int) -> range:
 
 
 class Pager:
-    """Carries out what the working set decides. `page_file` is the region as a device of the live driver stack."""
+    """Carries out what the working set decides. `page_file` is the region as a device of the live driver stack.
+
+    Raises `FormatError` where the page tables are not such as it can begin with.
+    """
 
     def __init__(self, memory: UserMemory, page_file: BlockDevice) -> None:
         self._memory = memory
         self._page_file = page_file
-        self._set = WorkingSet(memory.resident(), slots_of(page_file.size_bytes))
+        self._set = WorkingSet(memory.frames(), slots_of(page_file.size_bytes))
         self._touches = 0
         self.page_count = memory.processes.page_count
         self.resident_max = self.page_count // RESIDENT_SHARE

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dumpwriter.machine.pager import Pager
 from dumpwriter.machine.status import PAGING_REGISTERS
+from vdisk.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dumpwriter.machine.pager import Pager
+    from dumpwriter.memory.source import MemorySource
     from dumpwriter.runtime import RuntimeFile
+    from vdisk.blockdevice import BlockDevice
 
 TOUCHES_PER_USE = 2
 TOUCHES_PER_TURN = 64
@@ -33,6 +36,16 @@ class Paging:
         self._touches_due = 0
         self._is_due = trio.Event()
         self._report()
+
+    @classmethod
+    def between(
+        cls, source: MemorySource, page_file: BlockDevice, runtime: RuntimeFile, log: Callable[[str], object]
+    ) -> Paging:
+        """Raises `FormatError` where the memory has no processes, or none that a pager can work for."""
+        memory = source.user_memory
+        if memory is None:
+            raise FormatError(f"no process of ours is in a memory of kind {source.kind}")
+        return cls(Pager(memory, page_file), runtime, log)
 
     def note_use(self) -> None:
         self._touches_due += TOUCHES_PER_USE

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 from dumpwriter.memory import kernel, printk
 from dumpwriter.memory.image import ImageMemory
-from dumpwriter.memory.processes import Processes
 from dumpwriter.memory.simulated import RING, Clock, SimulatedMemory
-from dumpwriter.memory.usermemory import UserMemory
 from vdisk.errors import FormatError
 
 if TYPE_CHECKING:
@@ -33,17 +30,7 @@ class ResumedSimulation(SimulatedMemory):
         found = printk.find_ring(memory, RING)
         self._own(memory, cpu_count, Clock.system(found.newest_ns))
         self._ring = printk.PrintkRing(memory, RING, found)
-        self.user_memory = _find_processes(memory)
-
-
-def _find_processes(memory: PhysicalMemory) -> UserMemory:
-    """The processes as their page tables have them, every page in a frame of its own."""
-    layout = kernel.KernelMap(memory.size_bytes)
-    found = UserMemory(memory, Processes(layout))
-    frames, theirs = list(found.resident().values()), set(itertools.chain(*layout.user_frames()))
-    if len(set(frames)) != found.processes.page_count or not theirs.issuperset(frames):
-        raise FormatError("the page tables of its processes do not hold")
-    return found
+        self.user_memory.frames()  # its page tables hold
 
 
 class ResumedImage(ImageMemory):

@@ -13,14 +13,12 @@ from dumpwriter.export.notes import Note, pack_notes, prstatus_note, vmcoreinfo_
 from dumpwriter.memory import contents, kernel, printk, structures
 from dumpwriter.memory.physical import PAGE_SIZE_BYTES, PhysicalMemory
 from dumpwriter.memory.source import ClassRun, PageClass
-from dumpwriter.memory.usermemory import start_processes
+from dumpwriter.memory.usermemory import UserMemory, start_processes
 from dumpwriter.memory.vmcoreinfo import vmcoreinfo
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from dumpwriter.memory.usermemory import UserMemory
 
 _PLANTED = (PageClass.KERNEL_DATA, PageClass.CACHE)
 _KERNEL_CODE, _KERNEL_STACK = 0x10, 0x18
@@ -67,7 +65,7 @@ class SimulatedMemory:
         try:
             self._plant_kernel(kernel.KernelMap(size_bytes), node_name)
             self._plant_pages()
-            self.user_memory: UserMemory | None = start_processes(self.memory, kernel.KernelMap(size_bytes))
+            start_processes(self.memory, kernel.KernelMap(size_bytes))
             self._write_notes([_idle_registers(cpu) for cpu in range(cpu_count)])
         except BaseException:
             self.close()
@@ -81,6 +79,10 @@ class SimulatedMemory:
 
     def close(self) -> None:
         self.memory.close()
+
+    @property
+    def user_memory(self) -> UserMemory:
+        return UserMemory(self.memory, kernel.KernelMap(self.memory.size_bytes))
 
     def page_classes(self) -> list[ClassRun]:
         return list(self._classes)

@@ -35,7 +35,10 @@ class MemorySource(Protocol):
 
     kind: str
     memory: PhysicalMemory
-    user_memory: UserMemory | None  # None where no process of ours is in it
+
+    @property
+    def user_memory(self) -> UserMemory | None:
+        """The memory of simulated processes; None where there are none in it."""
 
     def log(self, text: str) -> None:
         """Add lines to the machine's kernel log, where the memory has one."""

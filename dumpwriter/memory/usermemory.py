@@ -14,6 +14,7 @@ from dumpwriter.memory.contents import USE_COUNT_OFFSET_BYTES
 from dumpwriter.memory.kernel import PAGE_DESCRIPTOR, PROCESS_TABLE
 from dumpwriter.memory.physical import PAGE_SIZE_BYTES
 from dumpwriter.memory.processes import Processes, frame_of, resident_entry, swap_entry
+from vdisk.errors import FormatError
 
 if TYPE_CHECKING:
     from dumpwriter.memory.kernel import KernelMap
@@ -23,7 +24,7 @@ _WORD_BYTES = 8
 _WORD_MASK = (1 << 64) - 1
 
 
-def start_processes(memory: PhysicalMemory, layout: KernelMap) -> UserMemory:
+def start_processes(memory: PhysicalMemory, layout: KernelMap) -> None:
     """Lay all processes out, with every page in a frame."""
     processes, frames = Processes(layout), layout.user_frames()
     memory.write(PROCESS_TABLE, processes.table_of_processes())
@@ -35,24 +36,29 @@ def start_processes(memory: PhysicalMemory, layout: KernelMap) -> UserMemory:
         descriptors = b"".join(structures.user_descriptor(processes.address(page)) for page in pages)
         memory.write(layout.page_descriptors + run.start * PAGE_DESCRIPTOR.size_bytes, descriptors)
         first = pages.stop
-    return UserMemory(memory, processes)
 
 
 class UserMemory:
     """Pages by their number, page frames by theirs."""
 
-    def __init__(self, memory: PhysicalMemory, processes: Processes) -> None:
+    def __init__(self, memory: PhysicalMemory, layout: KernelMap) -> None:
         self._memory = memory
-        self.processes = processes
+        self.processes = Processes(layout)
 
     def entry(self, page: int) -> int:
         """The page table entry of a page."""
         return self._word(self.processes.entry_address(page))
 
-    def resident(self) -> dict[int, int]:
-        """The frames of all pages that have one."""
-        found = ((page, frame_of(self.entry(page))) for page in range(self.processes.page_count))
-        return {page: frame for page, frame in found if frame is not None}
+    def frames(self) -> dict[int, int]:
+        """The frame of each page, of a memory that no pager works on yet.
+
+        Raises `FormatError` where the tables are not as processes have them that nothing was paged out of.
+        """
+        entries = {page: self.entry(page) for page in range(self.processes.page_count)}
+        frames = {page: frame for page, entry in entries.items() if (frame := frame_of(entry)) is not None}
+        if sorted(frames.values()) != [*itertools.chain(*self.processes.layout.user_frames())]:
+            raise FormatError("the page tables of the simulated processes are not whole")
+        return frames
 
     def use(self, frame: int) -> None:
         """What a running process does to a page: read it and write to it."""
