@@ -69,34 +69,40 @@ def volume_key(machine: Machine, key_file: Path) -> Secret:
 
 @pytest.mark.parametrize("encrypted", [True, False], ids=["encrypted", "plain"])
 def test_nothing_stands_on_an_encrypted_disk_in_the_clear(machine: Machine, key_file: Path, encrypted: bool) -> None:
-    """The plain disk shows that each of the tokens would be found."""
-    tokens = {name: os.urandom(16).hex().encode() for name in ("memory", "file", "name", "seen in the log")}
+    """Dumps, files, names, pages that are out, hibernation. The plain disk shows that each token would be found."""
+    tokens = {name: os.urandom(16).hex() for name in ("memory", "file", "name", "log")}
+    secrets = {name: token.encode() for name, token in tokens.items()}
     memory = machine.directory / "memory.raw"
-    memory.write_bytes(tokens["memory"] * (16 << 15) + os.urandom(15 << 20))
+    memory.write_bytes(secrets["memory"] * (16 << 15) + os.urandom(15 << 20))
     key = ("--key-file", key_file) if encrypted else ()
-    machine.create(*(("--encrypt", *key) if encrypted else ()))
+    found = []
+    machine.create("--region", "pagefile", *(("--encrypt", *key) if encrypted else ()))
     machine.mount("--memory-image", memory, *key)
     assert machine.crash()["verdict"] == "COMPLETE"
-    before = found_in(machine.image, tokens)
+    found.append(found_in(machine.image, secrets))
 
     machine.mount(*key)
     must_be_the_memory(machine.crash_directory() / "vmcore", memory)
-    write_synced(machine.mountpoint / tokens["name"].decode(), tokens["file"] * 128 * 16)
-    (machine.mountpoint / tokens["seen in the log"].decode()).touch()
-    (machine.mountpoint / tokens["seen in the log"].decode()).read_bytes()
+    write_synced(machine.mountpoint / tokens["name"], secrets["file"] * 4096)
+    write_synced(machine.mountpoint / tokens["log"], b"whoever opens it is in the log")
+    (machine.mountpoint / tokens["log"]).read_bytes()
+    machine.run("hibernate", machine.mountpoint)
+    found.append(found_in(machine.image, secrets))
+    machine.mount(*key)
     machine.kill()
-    between = found_in(machine.image, tokens)
+    found.append(found_in(machine.image, secrets))
 
     machine.mount(*key)
-    log = (machine.crash_directory(2) / "vmcore").read_bytes()
-    assert tokens["seen in the log"] in log
-    assert (machine.mountpoint / tokens["name"].decode()).read_bytes() == tokens["file"] * 128 * 16
+    assert secrets["log"] in (machine.crash_directory(2) / "vmcore").read_bytes()
+    assert (machine.mountpoint / tokens["name"]).read_bytes() == secrets["file"] * 4096
     machine.unmount()
-    after = found_in(machine.image, tokens)
-    assert before | between | after == (set() if encrypted else set(tokens))
-    if encrypted:
-        machine.run("device", machine.image, *key, "--run", "e2fsck -fn")
-        assert not found_in(machine.image, {"key": volume_key(machine, key_file), "secret": key_file.read_bytes()})
+    found.append(found_in(machine.image, secrets))
+    if not encrypted:
+        assert set.union(*found) == set(secrets)
+        return
+    assert set.union(*found) == set()
+    assert not found_in(machine.image, {"key": volume_key(machine, key_file), "secret": key_file.read_bytes()})
+    machine.run("device", machine.image, *key, "--run", "e2fsck -fn")
 
 
 def test_the_dump_of_an_encrypted_disk_comes_back_through_a_fragmented_region(machine: Machine, key_file: Path) -> None:
@@ -351,12 +357,14 @@ def test_a_dump_is_carved_from_an_encrypted_disk_with_its_key_alone(machine: Mac
     assert machine.facts("recover", machine.image, "--output", "out", check=1)["verdict"] == "NONE"
 
 
-def test_lost_key_slots_are_told(machine: Machine, key_file: Path) -> None:
+def test_a_damaged_key_slot_is_mended_and_two_are_the_end(machine: Machine, key_file: Path) -> None:
     machine.create("--encrypt", "--key-file", key_file)
     damage(machine, SLOT_OFFSETS_BYTES[0])
     machine.mount("--key-file", key_file)
     machine.unmount()
-    damage(machine, *SLOT_OFFSETS_BYTES)
+    damage(machine, SLOT_OFFSETS_BYTES[1])
+    machine.facts("inspect", machine.image, "--key-file", key_file)
+    damage(machine, SLOT_OFFSETS_BYTES[0])
     assert "the volume key is lost" in refused(
         machine, "mount", machine.image, machine.mountpoint, "--key-file", key_file
     )

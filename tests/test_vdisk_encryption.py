@@ -269,6 +269,25 @@ def test_one_damaged_copy_costs_nothing_and_any_flipped_bit_is_noticed(
     assert slots.read() is None
 
 
+@pytest.mark.parametrize("damaged", SLOT_OFFSETS_BYTES)
+def test_a_damaged_copy_is_mended_from_the_other(cheap: keyslot.KeySlotRecord, damaged: int) -> None:
+    disk = Recorder(DISK_SIZE_BYTES)
+    slots = KeySlots(disk)
+    slots.write(cheap)
+    whole = bytes(disk.content)
+    disk.writes.clear()
+    slots.mend()
+    assert not disk.writes
+    disk.content[AREA_BYTES + damaged] ^= 1
+    slots.mend()
+    assert disk.content == whole
+    for offset in SLOT_OFFSETS_BYTES:
+        disk.content[AREA_BYTES + offset] ^= 1
+    disk.writes.clear()
+    slots.mend()
+    assert not disk.writes
+
+
 def test_a_copy_that_stands_where_the_other_should_is_none(cheap: keyslot.KeySlotRecord) -> None:
     disk = MemoryDisk(DISK_SIZE_BYTES)
     first, second = (AREA_BYTES + offset for offset in SLOT_OFFSETS_BYTES)

@@ -142,6 +142,12 @@ def clear_run(disk_size_bytes: int) -> Run:
     return Run(disk_size_bytes - BOOT_AREA_SIZE_BYTES, SMALL_DUMP_OFFSETS_BYTES[0])
 
 
+def record_runs(disk_size_bytes: int) -> tuple[Run, ...]:
+    """Where the boot record stands: what of the boot area a clone may write, besides the place that it was given."""
+    area_bytes = disk_size_bytes - BOOT_AREA_SIZE_BYTES
+    return tuple(Run(area_bytes + offset, SECTOR_SIZE_BYTES) for offset in RECORD_OFFSETS_BYTES)
+
+
 def new_record(
     disk_id: bytes, disk_size_bytes: int, memory_size_bytes: int, region_kind: RegionKind = RegionKind.DEDICATED
 ) -> BootRecord:

@@ -122,6 +122,12 @@ class KeySlots:
             _check(slot)
         return slot
 
+    def mend(self) -> None:
+        """Write both copies where one is damaged: the other is all that stands between the disk and noise."""
+        slot = self.read()
+        if slot is not None and any(self._copy(offset) is None for offset in SLOT_OFFSETS_BYTES):
+            self.write(slot)
+
     def _copy(self, offset_bytes: int) -> KeySlotRecord | None:
         try:
             sector = self._device.read(self._area_bytes + offset_bytes, SECTOR_SIZE_BYTES)

@@ -55,3 +55,10 @@ def check_key(record: BootRecord, key: Secret) -> None:
     """Raises `LockedImageError` where an encrypted disk comes without a key, or a plain one with a key."""
     if is_encrypted(record) != bool(key):
         raise LockedImageError("it was replaced by another disk meanwhile: run the command again")
+
+
+def mend_key_slots(device: BlockDevice) -> None:
+    """Make a damaged copy anew from the whole one. Raises `DeviceError`, `FormatError`."""
+    from vdisk.keyslot import KeySlots
+
+    KeySlots(device).mend()

@@ -23,10 +23,9 @@ from dumpwriter.metadata import Metadata, encode_metadata, has_room_for_tables
 from dumpwriter.sealing import UNSEALED
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
-from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootArea
+from vdisk.bootarea import BootArea, record_runs
 from vdisk.controller import Controller, Order
 from vdisk.errors import DeviceError, FormatError, GhostdumpError
-from vdisk.extent import Run
 from vdisk.imagefile import ImageFile
 from vdisk.layers.mapped import Mapped
 from vdisk.layers.write_guard import WriteGuard
@@ -152,8 +151,8 @@ class Clone:
         controller = Controller(self._handles.registers, self._image)
         device = stack.load_clone(block.images).attach(controller)
         must_be_our_disk(device, block)
-        boot_area = Run(block.disk_size_bytes - BOOT_AREA_SIZE_BYTES, BOOT_AREA_SIZE_BYTES)
-        guard = WriteGuard(device, [*block.extents.runs(0, block.extents.size_bytes), boot_area])
+        region = block.extents.runs(0, block.extents.size_bytes)
+        guard = WriteGuard(device, [*region, *record_runs(block.disk_size_bytes)])
         return Disk(block, controller, Mapped(guard, block.extents))
 
     async def _prepared(self, disk: Disk, cause: Cause) -> DumpJob:

@@ -65,7 +65,7 @@ from vdisk.mount.control import ControlFile
 from vdisk.mount.operations import Operations
 from vdisk.mount.session import serve
 from vdisk.registers import create_registers
-from vdisk.volume import check_key
+from vdisk.volume import check_key, mend_key_slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,6 +181,8 @@ class Machine:
         live = stack.load_live(self._controller, self._volume_key)
         self._live = live._replace(device=Supervised(live.device, self._driver_failed))
         self.panel.publish(drivers=[module._asdict() | {"pid": os.getpid()} for module in self._live.modules])
+        if self._volume_key:
+            mend_key_slots(self._live.device)
         self._area = BootArea(self._live.device)
         self._record = self._record._replace(boot_count=self._record.boot_count + 1)
 
