@@ -77,6 +77,7 @@ def test_only_the_private_key_opens_what_the_machine_wrote(
         assert machine.crash()["verdict"] == "COMPLETE"
     must_hold_nothing_of(memory, machine.image.read_bytes())
     assert machine.facts("verify", machine.image)["verdict"] == "COMPLETE"
+    assert machine.facts("inspect", machine.image)["dump"]["sealed_for"] == sealed_for
     kept = machine.directory / "kept.img"
     kept.write_bytes(machine.image.read_bytes())
 
@@ -173,6 +174,21 @@ def test_a_key_that_is_none_is_refused_before_anything_happens(machine: Machine)
     assert "private key" in refused.stderr and refused.stderr.count("\n") == 1
     assert machine.image.read_bytes() == kept
     assert runtime.find(str(machine.mountpoint)) is None
+
+
+def test_a_machine_with_a_dump_key_leaves_its_memory_nowhere_else(machine: Machine) -> None:
+    """Not in a core file of its processes, and not in a hibernated memory, which it would have to read itself."""
+    public, _ = write_keys(machine.directory)
+    machine.create()
+    machine.mount("--dump-key", public)
+    status = machine.status()
+    for pid in (status["pid"], *(standby["pid"] for standby in status["standbys"])):
+        with open(f"/proc/{pid}/limits") as limits:
+            (line,) = [line for line in limits if line.startswith("Max core file size")]
+        assert line.split()[4:6] == ["0", "0"]
+    refused = machine.run("hibernate", machine.mountpoint, check=1)
+    assert "--dump-key" in refused.stderr and refused.stderr.count("\n") == 1
+    assert machine.status()["state"] == "armed"
 
 
 def test_a_region_that_is_too_small_gives_a_partial_sealed_dump(machine: Machine) -> None:

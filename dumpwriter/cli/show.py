@@ -166,6 +166,8 @@ def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         dump = facts["dump"]
         rows.append(("dump", f"{_cause_of(dump)} at {dump['times']['crash']}"))
         rows.append(("", f"{dump['pages_written']} of {dump['pages_total']} pages, says its header"))
+        if dump["sealed_for"]:
+            rows.append(("", f"sealed for SHA-256 {dump['sealed_for']}"))
     return rows
 
 

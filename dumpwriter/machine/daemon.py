@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold memory and keys in the clear
     request = MountRequest(**json.loads(sys.argv[1]))
     announce_fd = int(sys.argv[2])
     os.set_inheritable(announce_fd, False)

@@ -259,4 +259,5 @@ def _describe_dump(disk: OfflineDisk, place: Place) -> dict[str, Any] | None:
         "pages_total": header.pages_total,
         "pages_wanted": header.pages_wanted,
         "pages_written": header.pages_written,
+        "sealed_for": header.seal_fingerprint.hex() if any(header.seal_fingerprint) else None,
     }
