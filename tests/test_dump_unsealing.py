@@ -105,6 +105,24 @@ def test_a_sealed_dump_that_was_cut(writes: int) -> None:
     assert without.verdict == opened(bench)[0].verdict
 
 
+@pytest.mark.parametrize("writes", [3, 4, 5, 6])
+def test_what_a_second_standby_writes_over_the_first_opens_with_what_the_first_left(writes: int) -> None:
+    """Both have the key from the one control block, and neither knows how far the other came."""
+    bench = DumpBench(1500, pieces=3)
+    for cut in (6, writes):
+        bench.sealer = GcmSealer(SEALS["X25519"])
+        with pytest.raises(PowerLost):
+            bench.write(lambda disk, cut=cut: StopsAfter(disk, cut, sectors=9))  # type: ignore[misc]
+    of_both = opened(bench)[0].pages_present
+    bench.sealer = GcmSealer(SEALS["X25519"])
+    bench.write()
+    assert opened(bench)[0].verdict == Verdict.COMPLETE
+    alone = DumpBench(1500, pieces=3, sealer=GcmSealer(SEALS["X25519"]))
+    with pytest.raises(PowerLost):
+        alone.write(lambda disk: StopsAfter(disk, writes, sectors=9))
+    assert of_both >= opened(alone)[0].pages_present
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_damage_never_gives_a_wrong_byte(seed: int) -> None:
     """Half of it by somebody who makes checksums and digest anew."""
