@@ -155,7 +155,7 @@ def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("memory", format_size(facts["memory_bytes"])),
         ("encrypted", "yes" if facts["encrypted"] else "no"),
         ("boots", f"{facts['boot_count']}, the last one reached: {facts['boot_stage']}"),
-        ("region", f"{facts['region_state']}, generation {facts['generation']}"),
+        ("region", f"{facts['region_kind']}, {facts['region_state']}, generation {facts['generation']}"),
     ]
     if facts["region"]:
         region = facts["region"]

@@ -31,7 +31,7 @@ def describe(runtime: RuntimeFile) -> dict[str, Any]:
         "state": state.name.lower(),
         "pid": runtime[Register.MACHINE_PID],
         "standbys": _describe_standbys(runtime, document),
-        "paging": _describe_paging(runtime, document.get("paging")),
+        "paging": describe_paging(runtime, document.get("paging")),
         "crash": _describe_crash(runtime) if state not in RUNNING and not runtime.hibernates else None,
         "hibernation": describe_hibernation(runtime) if runtime.hibernates else None,
     }
@@ -87,7 +87,7 @@ def _describe_standbys(runtime: RuntimeFile, document: dict[str, Any]) -> list[d
     return rows
 
 
-def _describe_paging(runtime: RuntimeFile, facts: dict[str, Any] | None) -> dict[str, Any] | None:
+def describe_paging(runtime: RuntimeFile, facts: dict[str, Any] | None) -> dict[str, Any] | None:
     """None where the region is no page file."""
     if facts is None:
         return None
