@@ -16,6 +16,7 @@
     ├── ArmingError               a dump could not be promised, so none is
     ├── BootInterruptedError      the power button was pressed while the machine booted
     ├── KeyFileError              a key file is none, or not the one that is needed
+    ├── IntegrityError            the memory of this process is not what it was
     ├── RecoveryError             the dump cannot be taken out now; it stays where it is
     └── ResumeError               the hibernated machine cannot go on; the boot is a cold one
     PowerLost (BaseException)     the simulated power went; nothing may handle it and go on
@@ -118,6 +119,10 @@ class BootInterruptedError(GhostdumpError):
 
 class KeyFileError(GhostdumpError):
     """A file that should hold a key does not, or holds one that cannot be used here."""
+
+
+class IntegrityError(GhostdumpError):
+    """The memory of this process is not what it was: nothing that it would do can be trusted."""
 
 
 class RecoveryError(GhostdumpError):

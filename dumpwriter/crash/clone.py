@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from dumpwriter.runtime import RuntimeFile
     from dumpwriter.sealing import Sealer
     from vdisk.blockdevice import BlockDevice
-    from vdisk.stack import Module
 
 OPEN_SECONDS = 10.0  # more than all steps by which the port driver takes the controller over
 REHEARSAL_SECONDS = 8.0  # less than the machine waits for it
@@ -81,16 +80,13 @@ class Clone:
         self._runtime = runtime
         self._image = ImageFile(handles.image)
         self._threads = WriterThreads(content.writer_threads)
+        self._drivers = stack.load_clone(content.images)
+        self.modules = self._drivers.modules  # rows of the module table, from the controller upwards
         _sealer(content)
 
-    async def set_aside(self) -> tuple[Module, ...]:
-        """Make on each thread what its drivers will need; their rows of the module table, from the controller upwards.
-
-        To be called before confinement.
-        """
-        drivers = stack.load_clone(self._block.read().images)
-        await self._threads.run(lambda _: drivers.set_aside())
-        return drivers.modules
+    async def set_aside(self) -> None:
+        """Make on each thread what its drivers will need. To be called before confinement."""
+        await self._threads.run(lambda _: self._drivers.set_aside())
 
     async def rehearse(self) -> str:
         """Why a dump could not be written; empty where it could."""

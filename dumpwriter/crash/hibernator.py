@@ -23,7 +23,16 @@ import trio
 from dumpwriter.crash import controlblock, turn
 from dumpwriter.crash.clone import OPEN_SECONDS, Clone, Handles
 from dumpwriter.crash.dump import Cause
-from dumpwriter.crash.standby import IGNORED_SIGNALS, Standby, first_of, first_readable, get_ready, is_power_lost
+from dumpwriter.crash.integrity import LoadedCode
+from dumpwriter.crash.standby import (
+    IGNORED_SIGNALS,
+    Standby,
+    check,
+    first_of,
+    first_readable,
+    get_ready,
+    is_power_lost,
+)
 from dumpwriter.formats.controlblock import Purpose
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import Lock, MachineState, Register
@@ -62,6 +71,7 @@ async def _run(handles: Handles, runtime: RuntimeFile) -> None:
         handles=handles,
         block=block,
         clone=HibernatingClone(handles, block, runtime),
+        code=LoadedCode(),
         runtime=runtime,
         own=runtime.standby(handles.rank),
         other=runtime.standby(0),
@@ -87,6 +97,7 @@ async def _hibernate(hibernator: Standby) -> None:
     with turn.moving(hibernator.own):
         await _wait_for_end(hibernator.handles)
         await turn.take(runtime, Lock.DISK, hibernator.other)
+        check(hibernator)
         await hibernator.clone.dump()
     runtime.set_outcome(Verdict.COMPLETE, "")
     runtime.state = MachineState.HIBERNATED

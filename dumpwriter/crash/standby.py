@@ -27,6 +27,7 @@ import trio
 
 from dumpwriter.crash import controlblock, turn
 from dumpwriter.crash.clone import Clone, Handles
+from dumpwriter.crash.integrity import LoadedCode
 from dumpwriter.crash.sandbox import confine
 from dumpwriter.formats.controlblock import CLONE_IMAGE, SectionKind
 from dumpwriter.formats.runtime import Call, Lock, MachineState, StandbyRegister
@@ -37,10 +38,10 @@ from vdisk.errors import GhostdumpError, PowerLost
 if TYPE_CHECKING:
     from dumpwriter.crash.controlblock import PrivateBlock
     from dumpwriter.runtime import StandbyRegisters
-    from vdisk.stack import Module
 
 MCL_CURRENT, MCL_FUTURE = 1, 2
 FREEZE_SECONDS = 10.0
+SCRUB_SECONDS = 5.0
 STANDARD_INPUT = 0
 IGNORED_SIGNALS = (
     signal.SIGINT,
@@ -59,6 +60,7 @@ class Standby(NamedTuple):
     handles: Handles
     block: PrivateBlock
     clone: Clone
+    code: LoadedCode
     runtime: RuntimeFile
     own: StandbyRegisters
     other: StandbyRegisters
@@ -87,6 +89,7 @@ async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
         handles=handles,
         block=block,
         clone=Clone(handles, block, runtime),
+        code=LoadedCode(),
         runtime=runtime,
         own=runtime.standby(handles.rank),
         other=runtime.standby(1 - handles.rank),
@@ -95,16 +98,20 @@ async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
     if handles.rank == 0 and not turn.try_lock(runtime, Lock.FIRST_LIVES):
         return  # the machine died while this one was started, and the second has taken over
     await get_ready(standby)
-    await _until_woken(standby)
+    try:
+        await _until_woken(standby)
+    except GhostdumpError as damage:
+        standby.own.words = str(damage)  # the machine looks for it, and makes another standby
+        return
     if await _freeze(standby) and await _is_our_turn(standby):
         await _dump(standby)
 
 
 async def get_ready(standby: Standby) -> None:
-    """Load, close the sandbox, say what this process is, and rehearse once the machine stands still for it."""
+    """Close the sandbox, say what this process is, and rehearse once the machine stands still for it."""
     null = os.open(os.devnull, os.O_RDWR)
-    modules = await standby.clone.set_aside()
-    facts = _facts(standby.block, modules) | {"memory_locked": _lock_memory(), "confined": confine()}
+    await standby.clone.set_aside()
+    facts = _facts(standby) | {"memory_locked": _lock_memory(), "confined": confine()}
     _say(facts)
     if os.read(STANDARD_INPUT, 1):  # nothing comes where the machine died meanwhile: then there is no time to rehearse
         _say({"rehearsal": await _rehearse(standby)})
@@ -112,15 +119,17 @@ async def get_ready(standby: Standby) -> None:
     _let_go_of_standard_streams(null)
 
 
-def _facts(block: PrivateBlock, modules: tuple[Module, ...]) -> dict[str, Any]:
+def _facts(standby: Standby) -> dict[str, Any]:
     """What the module table and `status` say of this process: true addresses in its memory."""
+    block = standby.block
     images = block.sections_of(SectionKind.CLONE_IMAGE)
     (extents,) = block.sections_of(SectionKind.EXTENTS)
     return {
         "start": process_start(os.getpid()),
+        "code_digest": standby.code.own_digest().hex(),
         "modules": [
             module._replace(address=block.address + image.offset_bytes + CLONE_IMAGE.size_bytes)._asdict()
-            for module, image in zip(modules, images, strict=True)
+            for module, image in zip(standby.clone.modules, images, strict=True)
         ],
         "control_block": {
             "address": block.address,
@@ -131,9 +140,16 @@ def _facts(block: PrivateBlock, modules: tuple[Module, ...]) -> dict[str, Any]:
 
 
 async def _until_woken(standby: Standby) -> None:
-    """Sleep until the machine is dead or calls; rehearse as often as it asks for that meanwhile."""
+    """Sleep until the machine is dead or calls; rehearse as often as it asks for that meanwhile.
+
+    Raises `GhostdumpError` where this process is found damaged: it is looked at every few seconds.
+    """
     while True:
-        await first_readable(standby.handles.machine, standby.handles.wake)
+        with trio.move_on_after(SCRUB_SECONDS) as pause:
+            await first_readable(standby.handles.machine, standby.handles.wake)
+        if pause.cancelled_caught:
+            check(standby)
+            continue
         try:
             call = os.eventfd_read(standby.handles.wake)
         except BlockingIOError:
@@ -145,7 +161,17 @@ async def _until_woken(standby: Standby) -> None:
             return
 
 
+def check(standby: Standby) -> None:
+    """Raises `GhostdumpError` where this process is not what it was when it got ready."""
+    standby.block.check()
+    standby.code.check()
+
+
 async def _rehearse(standby: Standby) -> str:
+    try:
+        check(standby)
+    except GhostdumpError as damage:
+        return str(damage)
     with turn.moving(standby.own):
         await turn.take(standby.runtime, Lock.DISK, standby.other)
         reason = await standby.clone.rehearse()
@@ -184,6 +210,7 @@ async def _dump(standby: Standby) -> None:
     own.words = ""
     with turn.moving(own):
         try:
+            check(standby)
             await standby.clone.dump()
         except GhostdumpError as refusal:
             own.words = str(refusal)

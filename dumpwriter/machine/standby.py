@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 READY_SECONDS = 30.0
 REHEARSAL_SECONDS = 10.0
 REHEARSAL_POLL_SECONDS = 0.002
-PUBLISHED = ("memory_locked", "confined", "control_block")
+PUBLISHED = ("memory_locked", "confined", "code_digest", "control_block")
 
 
 class Hardware(NamedTuple):
@@ -88,6 +88,11 @@ class Standby:
     def output(self) -> int:
         """Readable once the standby is loaded, or dead."""
         return _stream(self._process.stdout).fileno()
+
+    @property
+    def code_digest(self) -> str:
+        """Of the code of ours that it has loaded; empty where it is not that far."""
+        return str(self.facts.get("code_digest", ""))
 
     @property
     def words(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -17,7 +18,7 @@ from dumpwriter.runtime import by_rank
 from vdisk.errors import ArmingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dumpwriter.crash.controlblock import ControlBlock
     from dumpwriter.machine.standby import Hardware
@@ -55,31 +56,54 @@ class Standbys:
         """They load side by side, and rehearse one after the other: there is one disk."""
         for rank in range(len(STANDBY_NAMES)):
             self._start(rank)
-        for standby in list(self._starting):
-            try:
-                self._admit(standby)
-            except ArmingError as refusal:
-                self._lost[standby.rank] = str(refusal)
+        self._each_starting(self._load)
+        self._agree()
+        self._each_starting(self._admit)
         if not self._ready:
             raise ArmingError(self._lost[0])
+
+    def _each_starting(self, step: Callable[[Standby], None]) -> None:
+        for standby in list(self._starting):
+            try:
+                step(standby)
+            except ArmingError as refusal:
+                self._lost[standby.rank] = str(refusal)
+
+    def _agree(self) -> None:
+        """Where they have not loaded the same code nobody knows which of them is right. Raises `ArmingError`."""
+        loaded = {standby.code_digest for standby in self._starting}
+        if len(loaded) > 1:
+            raise ArmingError("the standbys have not loaded the same code: unmount and mount again")
+        self._code_digest = next(iter(loaded), "")
 
     def _start(self, rank: int) -> Standby:
         standby = Standby(rank, self._control_block, self._hardware)
         self._starting.append(standby)
         return standby
 
-    def _admit(self, standby: Standby) -> None:
-        """Count on a standby once it is loaded and has rehearsed. Raises `ArmingError`; it is gone then."""
-        try:
+    def _load(self, standby: Standby) -> None:
+        """Wait until it is loaded. Raises `ArmingError`; it is gone then."""
+        with self._dismissed_where_it_fails(standby):
             standby.wait_until_loaded()
+
+    def _admit(self, standby: Standby) -> None:
+        """Count on a standby that is loaded once it has rehearsed. Raises `ArmingError`; it is gone then."""
+        with self._dismissed_where_it_fails(standby):
+            if standby.code_digest != self._code_digest:
+                raise ArmingError("the code that it has loaded is not what the machine was armed with")
             standby.let_rehearse()
+        self._starting.remove(standby)
+        self._ready[standby.rank] = standby
+        self._lost.pop(standby.rank, None)
+
+    @contextlib.contextmanager
+    def _dismissed_where_it_fails(self, standby: Standby) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
             self._starting.remove(standby)
             standby.dismiss()
             raise
-        self._starting.remove(standby)
-        self._ready[standby.rank] = standby
-        self._lost.pop(standby.rank, None)
 
     @property
     def condition(self) -> tuple[MachineState, str | None]:
@@ -134,6 +158,7 @@ class Standbys:
         with trio.move_on_after(READY_SECONDS):
             await trio.lowlevel.wait_readable(standby.output)
         try:
+            self._load(standby)
             self._admit(standby)
         except ArmingError as refusal:
             self._lost[rank] = f"{refusal}; unmount and mount again to arm"
