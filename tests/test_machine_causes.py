@@ -15,7 +15,7 @@ from dumpwriter.machine.causes import CAUSES, Cause
 from dumpwriter.machine.corruption import CORRUPTIONS
 from dumpwriter.machine.faults import ACTS, HARDWARE
 from dumpwriter.machine.memorylimit import INTERFACES
-from dumpwriter.verdict import Verdict
+from dumpwriter.verdict import Reason, Verdict
 from tests.builders.elf_reader import ElfCoreFile
 from tests.machines import COMMAND, Machine
 from tests.mounting import wait_until
@@ -150,6 +150,7 @@ def must_leave_what_is_promised(disk: Disk, cause: Cause) -> None:
     pages = facts["pages_present"]
     assert {"COMPLETE": pages == PAGES, "PARTIAL": 0 < pages < PAGES, "NONE": pages == 0}[cause.verdict]
     report = disk.must_recover(cause.verdict, pages)
+    assert (report["reason"] == Reason.FRAMES_LOST) == (cause.name == "bad-sectors")
     if cause.verdict == "COMPLETE":
         kind, text = RECORDED.get(cause.name, (BUGCHECK, ""))
         assert report["cause"] == kind

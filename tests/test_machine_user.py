@@ -114,3 +114,15 @@ def test_others_come_in_only_where_they_were_asked(machine: Machine) -> None:
 
 def as_stranger(*command: object) -> int:
     return subprocess.run([*AS_STRANGER, *map(str, command)], capture_output=True, check=False).returncode
+
+
+@pytest.mark.parametrize("cause", ["oom-kill", "corrupted-clone", "power-cut --at 50"])
+def test_a_user_without_root_may_kill_his_machine(users_machine: Machine, cause: str) -> None:
+    """Where no cgroup can be made a limit of address space stands for it; nothing else needs root."""
+    users_machine.create()
+    users_machine.mount()
+    name, *options = cause.split()
+    facts = users_machine.crash("--cause", name, *options, check=None)
+    assert facts["verdict"] == ("PARTIAL" if options else "COMPLETE")
+    assert "SIGKILL was its own" in facts["done"] or name != "oom-kill"
+    assert "wrote over" in facts["done"] or name != "corrupted-clone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,16 +11,17 @@ import pytest
 from vdisk import stack
 from vdisk.controller import Controller, Mode, Order
 from vdisk.drivers import storahci
-from vdisk.errors import ControllerError, WriteRefusedError
+from vdisk.errors import ControllerError, DeviceError, PowerLost, WriteRefusedError
 from vdisk.extent import Extent, ExtentMap, Run
 from vdisk.layers.mapped import Mapped
+from vdisk.layers.supervised import Supervised, describe_failure
 from vdisk.layers.write_guard import WriteGuard
 from vdisk.memorydisk import MemoryDisk
 from vdisk.registers import create_registers
 from vdisk.volume import NO_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -105,3 +107,39 @@ def test_a_mapped_device_puts_each_byte_where_its_extent_says() -> None:
     assert disk.read(2 * 4096, 8192) == content[4096 : 3 * 4096]
     assert disk.read(30 * 4096, 4096) == content[3 * 4096 :]
     assert mapped.read(3584, 1024) == content[3584:4608]
+
+
+@pytest.mark.parametrize("failure", [AttributeError("no read"), PowerLost(), DeviceError("bad"), ValueError("outside")])
+def test_what_no_driver_may_raise_is_told_to_who_supervises(
+    monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    disk = MemoryDisk(4096)
+    for request in ("read_into", "write_from", "write_through", "flush", "discard"):
+        monkeypatch.setattr(disk, request, fail)
+    told: list[BaseException] = []
+    device = Supervised(disk, told.append)
+    requests: list[Callable[[], object]] = [
+        lambda: device.read(0, 512),
+        lambda: device.write_from(0, bytes(512)),
+        lambda: device.write_through(0, bytes(512)),
+        device.flush,
+        lambda: device.discard(0, 512),
+    ]
+    for attempt in requests:
+        with pytest.raises(type(failure)):
+            attempt()
+    is_declared = isinstance(failure, DeviceError | ValueError)
+    assert told == ([] if is_declared else [failure] * len(requests))
+
+
+def test_a_failure_is_described_by_its_place() -> None:
+    def fail() -> None:
+        raise AttributeError("no such thing")
+
+    with pytest.raises(AttributeError) as caught:
+        fail()
+    described = describe_failure(caught.value)
+    assert re.fullmatch(r"test_vdisk_stack.py, line \d+: AttributeError: no such thing", described)

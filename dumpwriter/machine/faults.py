@@ -13,12 +13,14 @@ import resource
 import signal
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
+from dumpwriter.crash.plan import memory_parts, plan_dump
+from dumpwriter.formats.region import PAGE_SIZE_BYTES, FrameKind
 from dumpwriter.formats.runtime import AT_ONCE, CAUSE_TEXT, FaultState
 from dumpwriter.formats.runtime import Register as RuntimeRegister
-from dumpwriter.frames import slot_offset_bytes
+from dumpwriter.frames import page_count, slot_offset_bytes
 from dumpwriter.machine.causes import CAUSES, DEFAULT
 from dumpwriter.machine.corruption import CORRUPTIONS
-from vdisk.blockdevice import SECTOR_SIZE_BYTES, Layer
+from vdisk.blockdevice import BLOCK_SIZE_BYTES, SECTOR_SIZE_BYTES, Layer
 from vdisk.controller import Mode
 from vdisk.drivers.storahci import StorAhci
 from vdisk.errors import DeviceError
@@ -27,11 +29,11 @@ from vdisk.registers import Cache, Power, Register
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dumpwriter.crash.controlblock import ControlBlock
     from dumpwriter.memory.physical import PhysicalMemory
     from dumpwriter.runtime import RuntimeFile
     from vdisk.blockdevice import BlockDevice
     from vdisk.controller import Controller
-    from vdisk.extent import ExtentMap
 
 DISK_BUGCHECK = 0x7A
 BAD_SLOTS = (2, 5, 9)
@@ -46,13 +48,13 @@ class Bugcheck(Protocol):
 
 
 class Victim(NamedTuple):
-    """What a fault can reach of its machine. `device` is the live stack's; `extents` are None where it is not armed."""
+    """What a fault can reach of its machine. `device` is the live stack's; `block` is None where it is not armed."""
 
     runtime: RuntimeFile
     controller: Controller
     device: BlockDevice
     memory: PhysicalMemory
-    extents: ExtentMap | None
+    block: ControlBlock | None
     bugcheck: Bugcheck
 
 
@@ -106,10 +108,10 @@ def _issue_command(victim: Victim) -> None:
 
 
 def _break_sectors(victim: Victim) -> NoReturn:
-    extents = victim.extents
-    places = [slot_offset_bytes(slot) for slot in BAD_SLOTS]
-    if extents is not None:
-        runs = [run for place in places if place < extents.size_bytes for run in extents.runs(place, SECTOR_SIZE_BYTES)]
+    if victim.block is not None:
+        extents = victim.block.extents
+        places = [place for place in map(slot_offset_bytes, BAD_SLOTS) if place < extents.size_bytes]
+        runs = [run for place in places for run in extents.runs(place, SECTOR_SIZE_BYTES)]
         victim.controller.registers.set_bad_runs(runs)
     victim.bugcheck(DISK_BUGCHECK, (0, 0, 0, 0), "bad sectors in the region")
 
@@ -117,13 +119,19 @@ def _break_sectors(victim: Victim) -> NoReturn:
 def _cut_power(victim: Victim) -> NoReturn:
     """Now, or when the hardware has written so much more."""
     registers, percent = victim.controller.registers, victim.runtime[RuntimeRegister.FAULT_PERCENT]
-    if percent == AT_ONCE:
+    if percent == AT_ONCE or victim.block is None:
         registers[Register.POWER] = Power.LOST
         die()
-    dump_bytes = sum(run.length_bytes for run in victim.memory.runs() if not run.is_hole)
-    registers[Register.POWER_LEFT_BYTES] = dump_bytes * min(percent, 100) // 100
+    registers[Register.POWER_LEFT_BYTES] = _dump_bytes(victim.block, victim.memory) * min(percent, 100) // 100
     registers[Register.POWER] = Power.ENDING
     victim.bugcheck(DISK_BUGCHECK, (0, 0, 0, 0), f"the power goes at {percent} % of the dump")
+
+
+def _dump_bytes(block: ControlBlock, memory: PhysicalMemory) -> int:
+    """What the frames of a dump take that is planned now, as the standby will."""
+    plan = plan_dump(memory_parts(block.page_classes, memory.runs()), block.extents.size_bytes, block.level)
+    payloads = [frame.runs for frame in plan.frames if frame.kind == FrameKind.PAGES]
+    return len(plan.frames) * BLOCK_SIZE_BYTES + sum(map(page_count, payloads)) * PAGE_SIZE_BYTES
 
 
 # The live stack and its process

@@ -70,6 +70,7 @@ from vdisk.volume import check_key, mend_key_slots
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dumpwriter.crash.controlblock import ControlBlock
     from dumpwriter.memory.source import MemorySource
     from vdisk.extent import ExtentMap
     from vdisk.secret import Secret
@@ -109,7 +110,7 @@ class Machine:
         self._source: MemorySource | None = None
         self._paging: Paging | None = None
         self._standbys: Standbys | None = None
-        self._extents: ExtentMap | None = None  # of the region, once it is recorded
+        self._block: ControlBlock | None = None  # once it is armed
         self._hibernator: Hibernator | None = None
         self._is_region_ours = False  # a dump that could not be taken out outlives a clean shutdown
         lock = open_locked(request.image)
@@ -241,7 +242,6 @@ class Machine:
         extents = self._prepare_region(needed.region_bytes)
         self._record = arming.record_region(self._image, self._live.device, self._record, extents)
         self._is_region_ours = True
-        self._extents = extents
         self.panel.publish(
             region={
                 "path": self._region_file.path,
@@ -377,7 +377,7 @@ class Machine:
 
         Raises `ArmingError`, `MountError`: the machine then runs on.
         """
-        if self._standbys is None:
+        if self._standbys is None or self._block is None:
             raise ArmingError("the machine is not armed")
         self._hibernator = start_hibernator(self._hardware, self._block, self._volume_key)
         complaint = await trio.to_thread.run_sync(mountinfo.unmount, self.request.mountpoint)
@@ -416,7 +416,7 @@ class Machine:
         """What a fault that is asked for can reach."""
         assert self._source is not None
         return faults.Victim(
-            self._runtime, self._controller, self._live.device, self._source.memory, self._extents, self.bugcheck
+            self._runtime, self._controller, self._live.device, self._source.memory, self._block, self.bugcheck
         )
 
     # Power off

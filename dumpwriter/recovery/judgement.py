@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from dumpwriter.formats.region import DumpEnding, PageRun
+from dumpwriter.formats.region import DumpEnding, DumpState, PageRun
 from dumpwriter.frames import page_count
 from dumpwriter.levels import BY_SIZE, intersection, wanted_runs
 from dumpwriter.memory.source import PageClass
@@ -115,6 +115,8 @@ def _explanation(header: DumpHeader | None, present: int, wanted: int) -> Reason
         return Reason.TIME_BUDGET
     if header is not None and header.pages_planned < wanted and present == header.pages_planned:
         return Reason.REGION_TOO_SMALL
+    if header is not None and header.state == DumpState.WRITTEN and header.frames_failed:
+        return Reason.FRAMES_LOST
     return Reason.CUT
 
 
