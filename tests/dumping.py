@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+import blake3
+
 from dumpwriter.crash import dump
 from dumpwriter.crash.dump import REQUEST_BUFFER_SIZE_BYTES, Cause, DumpJob, Progress
 from dumpwriter.crash.plan import MemoryPart, plan_dump, region_size_bytes
@@ -12,6 +14,7 @@ from dumpwriter.formats.region import CauseKind, ClassRunRecord, DumpLevel, Memo
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.metadata import Metadata, encode_metadata
 from dumpwriter.sealing import UNSEALED
+from dumpwriter.secondary import Blob, pack
 from vdisk.extent import Extent, ExtentMap
 from vdisk.layers.mapped import Mapped
 from vdisk.layers.write_guard import WriteGuard
@@ -76,6 +79,21 @@ def scattered_extents(size_bytes: int, pieces: int, first_block: int = 16) -> Ex
     return ExtentMap(extents)
 
 
+class BlobFile:
+    """Blobs one behind the other."""
+
+    def __init__(self, contents: dict[str, bytes]) -> None:
+        self.content = b"".join(contents.values())
+        self.blobs: list[Blob] = []
+        for name, content in contents.items():
+            offset_bytes = sum(blob.size_bytes for blob in self.blobs)
+            self.blobs.append(Blob(name, len(content), blake3.blake3(content).digest(), offset_bytes))
+
+    def read_into(self, offset_bytes: int, buffer: Buffer) -> None:
+        view = memoryview(buffer).cast("B")
+        view[:] = self.content[offset_bytes : offset_bytes + view.nbytes]
+
+
 class DumpBench:
     """A memory, a disk with a region, and what happened on it."""
 
@@ -88,6 +106,7 @@ class DumpBench:
         classes: int = 3,
         level: DumpLevel = DumpLevel.AUTOMATIC,
         sealer: Sealer = UNSEALED,
+        blobs: dict[str, bytes] | None = None,
     ) -> None:
         self.memory, self.parts = memory_of(pages, seed, classes)
         self.level = level
@@ -98,14 +117,18 @@ class DumpBench:
         self.sealer = sealer
         self.identity = DumpIdentity(random.Random(seed).randbytes(16), 1 + seed)
         rows = tuple(ClassRunRecord(self.rank(page), page, 1) for page in range(pages))
-        self.metadata = encode_metadata(Metadata(b"", (MemoryRangeRecord(0, pages * 4096),), "test", level, rows))
+        self.blobs = BlobFile(blobs or {})
+        self.pieces = pack(self.blobs.blobs)
+        records = tuple(blob.record() for blob in self.blobs.blobs)
+        ranges = (MemoryRangeRecord(0, pages * 4096),)
+        self.metadata = encode_metadata(Metadata(b"", ranges, "test", level, rows, records))
         dump.arm_region(Mapped(self.disk, self.extents), self.identity, self.extents, 5)
 
     def job(self, around: Callable[[BlockDevice], BlockDevice] = lambda device: device) -> DumpJob:
         """A dump to be written, to the disk with something around it."""
         guarded = WriteGuard(around(self.disk), list(self.extents.runs(0, self.extents.size_bytes)))
         return DumpJob(
-            plan=plan_dump(self.parts, self.extents.size_bytes, self.level),
+            plan=plan_dump(self.parts, self.extents.size_bytes, self.level, len(self.pieces)),
             identity=self.identity,
             extents=self.extents,
             region=Mapped(guarded, self.extents),
@@ -115,6 +138,8 @@ class DumpBench:
             armed_time_ns=5,
             sealer=self.sealer,
             level=self.level,
+            blobs=self.blobs,
+            pieces=self.pieces,
         )
 
     def write(self, around: Callable[[BlockDevice], BlockDevice] = lambda device: device) -> Progress:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from vdisk.extent import ExtentMap
 
 
+IN_SLOT = {0: (), 1: ("empty", "note.txt", "large"), 2: ("large",), 3: ("large", "z")}
+
+
 def region_of(bench: DumpBench) -> Region:
     return Region(bench.identity.dump_id, bench.identity.generation, rows(bench.extents))
 
@@ -57,6 +60,7 @@ def both_agree(bench: DumpBench) -> Dump:
     if theirs.expected is not None:
         assert pages_of(ours.judgement.missing) == theirs.wanted - set(theirs.pages)
         assert pages_of(ours.judgement.left_out) == theirs.expected - theirs.wanted - set(theirs.pages)
+    assert theirs.blobs == dict(ours.secondary.found) or ours.metadata is None
     assert max(theirs.header_states, default=None) == (ours.header.state if ours.header else None)
     return theirs
 
@@ -84,6 +88,18 @@ def test_a_dump_of_each_level(level: DumpLevel, slots: int) -> None:
     bench = DumpBench(1000, region_bytes=4096 * (2 + 65 * slots), classes=7, level=level)
     bench.write()
     assert both_agree(bench).verdict == ("COMPLETE" if slots == 40 or (slots, level) == (9, 1) else "PARTIAL")
+
+
+@pytest.mark.parametrize("damaged", [(), (0,), (1,), (2,), (3,), (1, 3)])
+def test_secondary_data(damaged: tuple[int, ...]) -> None:
+    blobs = {"empty": b"", "note.txt": b"a note", "large": random.Random(1).randbytes(600_000), "z": bytes(70_000)}
+    bench = DumpBench(300, pieces=1, blobs=blobs)
+    bench.write()
+    for slot in damaged:
+        bench.disk.content[bench.extents.extents[0].physical_bytes + 4096 + slot * 65 * 4096 + 5000] ^= 1
+    theirs = both_agree(bench).blobs
+    assert set(theirs) == set(blobs) - {name for slot in damaged for name in IN_SLOT[slot]}
+    assert all(content == blobs[name] for name, content in theirs.items())
 
 
 def test_an_armed_region() -> None:

@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         _extents,
         _device,
         _rehearse,
+        _register,
+        _unregister,
         _crash,
         _hibernate,
         _recover,
@@ -134,6 +136,19 @@ def _rehearse(commands: Any) -> None:
     command = _command(commands, "rehearse", "crash", "rehearse", "let the clone write, read back, leave no trace")
     command.add_argument("mountpoint")
     _json(command)
+
+
+def _register(commands: Any) -> None:
+    command = _command(commands, "register", "secondary", "register", "let a dump carry a file beside memory")
+    command.add_argument("mountpoint")
+    command.add_argument("name", help="its name beside the vmcore")
+    command.add_argument("file", help="what it holds; - for standard input")
+
+
+def _unregister(commands: Any) -> None:
+    command = _command(commands, "unregister", "secondary", "unregister", "take such a file out of the next dump")
+    command.add_argument("mountpoint")
+    command.add_argument("name")
 
 
 def _crash(commands: Any) -> None:

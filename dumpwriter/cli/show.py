@@ -108,6 +108,9 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("region", f"{region['path']}, {format_size(region['size_bytes'])} in {extents}"))
         budget = facts["time_budget_seconds"]
         rows.append(("level", facts["level"] + (f", within {budget:g} s" if budget else "")))
+    if facts["secondary"]:
+        blobs = (f"{blob['name']} ({format_size(blob['size_bytes'])})" for blob in facts["secondary"])
+        rows.append(("secondary", ", ".join(blobs)))
     if facts.get("paging"):
         rows.append(("paging", _describe_paging(facts["paging"])))
     if facts.get("warning"):
@@ -187,6 +190,8 @@ def describe_recovery(report: dict[str, Any]) -> str:
         line += f", in {report['path']}"
     if report.get("sealed"):
         line += f", sealed for SHA-256 {report['sealed_for']}"
+    if report.get("secondary_missing"):
+        line += f", without {format_count(len(report['secondary_missing']), 'blob')} of secondary data"
     return f"{line}: {report['reason']}" if report["reason"] else line
 
 

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from dumpwriter.blobarea import BlobArea
 from dumpwriter.crash.dump import Cause, DumpJob, Progress
 from dumpwriter.crash.plan import memory_parts, plan_dump
 from dumpwriter.crash.rehearsal import rehearse
 from dumpwriter.crash.writer import WriterThreads, write_dump
-from dumpwriter.formats.region import CauseKind, MemoryRangeRecord
+from dumpwriter.formats.controlblock import Purpose
+from dumpwriter.formats.region import CauseKind, MemoryRangeRecord, SecondaryState
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.memory.physical import MemoryRange, PhysicalMemory
 from dumpwriter.metadata import Metadata, encode_metadata, has_room_for_tables
 from dumpwriter.sealing import UNSEALED
+from dumpwriter.secondary import pack
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, record_runs
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from dumpwriter.crash.controlblock import ControlBlock, PrivateBlock
     from dumpwriter.runtime import RuntimeFile
     from dumpwriter.sealing import Sealer
+    from dumpwriter.secondary import Blob
     from vdisk.blockdevice import BlockDevice
 
 OPEN_SECONDS = 10.0  # more than all steps by which the port driver takes the controller over
@@ -161,17 +165,22 @@ class Clone:
         block = disk.block
         memory = PhysicalMemory(self._handles.memory, [MemoryRange(*row) for row in block.memory_ranges])
         parts = memory_parts(block.page_classes, memory.runs())
+        area = BlobArea(self._handles.runtime)
+        blobs = area.survey() if block.purpose == Purpose.CRASH else []
+        pieces = pack([blob for blob in blobs if blob.state == SecondaryState.WHOLE])
         return DumpJob(
-            plan=plan_dump(parts, block.extents.size_bytes, block.level),
+            plan=plan_dump(parts, block.extents.size_bytes, block.level, len(pieces)),
             identity=block.identity,
             extents=block.extents,
             region=disk.region,
             memory=memory,
-            metadata=encode_metadata(_metadata(block, memory)),
+            metadata=encode_metadata(_metadata(block, memory, blobs)),
             cause=cause,
             armed_time_ns=block.armed_time_ns,
             sealer=_sealer(block),
             level=block.level,
+            blobs=area,
+            pieces=pieces,
         )
 
 
@@ -201,11 +210,12 @@ def _left_of_budget(block: ControlBlock, spent_ns: int) -> float:
     return max(0, block.time_budget_ns - spent_ns) / 1e9 if block.time_budget_ns else math.inf
 
 
-def _metadata(block: ControlBlock, memory: PhysicalMemory) -> Metadata:
+def _metadata(block: ControlBlock, memory: PhysicalMemory, blobs: list[Blob]) -> Metadata:
     """Page classes are left out where they do not fit; arming saw to it that the level can do without."""
     ranges = tuple(MemoryRangeRecord(row.physical_bytes, row.length_bytes) for row in block.memory_ranges)
     classes = block.page_classes if has_room_for_tables(len(ranges), len(block.page_classes)) else ()
-    return Metadata(_notes(memory), ranges, block.machine, block.level, classes)
+    rows = tuple(blob.record() for blob in blobs)
+    return Metadata(_notes(memory), ranges, block.machine, block.level, classes, rows)
 
 
 def _notes(memory: PhysicalMemory) -> bytes:

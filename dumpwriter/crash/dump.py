@@ -30,6 +30,7 @@ from dumpwriter.formats.region import (
 )
 from dumpwriter.frames import DumpIdentity, encode_dump_header, encode_frame, page_count
 from dumpwriter.sealing import UNSEALED
+from dumpwriter.secondary import fill
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.bootarea import BootStage
 from vdisk.errors import DeviceError, EncryptionError
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from dumpwriter.crash.plan import DumpPlan
     from dumpwriter.frames import FramePlan
     from dumpwriter.sealing import Sealer
+    from dumpwriter.secondary import Piece
     from vdisk.blockdevice import BlockDevice
     from vdisk.extent import ExtentMap
 
@@ -52,6 +54,12 @@ class MemoryReader(Protocol):
     """Physical memory, as the writer reads it."""
 
     def read_into(self, physical_bytes: int, buffer: Buffer) -> None: ...
+
+
+class BlobReader(Protocol):
+    """Secondary data, by offsets in the file that it lies in."""
+
+    def read_into(self, offset_bytes: int, buffer: Buffer) -> None: ...
 
 
 class Cause(NamedTuple):
@@ -78,6 +86,8 @@ class DumpJob(NamedTuple):
     armed_time_ns: int
     sealer: Sealer = UNSEALED
     level: DumpLevel = DumpLevel.AUTOMATIC
+    blobs: BlobReader | None = None
+    pieces: Sequence[Sequence[Piece]] = ()  # of secondary data, for each of the plan's frames of that kind
 
 
 class Progress:
@@ -168,6 +178,9 @@ def _fill_slot(job: DumpJob, frame: FramePlan, slot: memoryview) -> memoryview:
     if frame.kind == FrameKind.META:
         payload_bytes = len(job.metadata)
         slot[BLOCK_SIZE_BYTES : BLOCK_SIZE_BYTES + payload_bytes] = job.metadata
+    elif frame.kind == FrameKind.SECONDARY:
+        assert job.blobs is not None
+        payload_bytes = fill(slot[BLOCK_SIZE_BYTES:], job.pieces[frame.sequence - 1], job.blobs.read_into)
     elif frame.kind == FrameKind.PAGES:
         for run in frame.runs:
             start_bytes = BLOCK_SIZE_BYTES + payload_bytes

@@ -1,4 +1,5 @@
-"""The runtime file: registers and texts in its first page, a JSON document behind it. It lives in memory only.
+"""The runtime file: registers and texts in its first page, a JSON document and secondary data behind
+it. It lives in memory only, and takes as much of it as was written.
 
 Standbys also meet in locks of the kernel on single bytes of it (`LOCKS`). They are held by a process, not by a
 descriptor, and go with it however it ends.
@@ -7,6 +8,10 @@ descriptor, and go with it however it ends.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Annotated, NamedTuple
+
+from dumpwriter.formats.region import SECONDARY_SIZE_BYTES_MAX
+from vdisk.layout import Layout
 
 MAGIC = 0x52_54_53_4F_48_47  # "GHOSTR", as a number
 VERSION = 1
@@ -15,6 +20,12 @@ CAUSE_TEXT = (2048, 256)  # offset and size in bytes; UTF-8, padded with zeros
 REASON_TEXT = (2304, 512)
 STANDBY_TEXTS = ((2816, 256), (3072, 256), (3328, 256))  # the last words of each standby, by rank
 DOCUMENT_SIZE_BYTES_MAX = 16 << 20
+
+SECONDARY_OFFSET_BYTES = 32 << 20
+SECONDARY_COPIES = 2  # of each of SECONDARY_COUNT_MAX places
+SECONDARY_HEAD_SIZE_BYTES = 512  # a sealed SecondaryEntry; the content follows
+SECONDARY_COPY_SIZE_BYTES = 4096 + SECONDARY_SIZE_BYTES_MAX
+SECONDARY_MAGIC = b"GHOSTSE\0"
 AT_ONCE = (1 << 64) - 1
 
 
@@ -90,6 +101,7 @@ class Lock(IntEnum):
 
     FIRST_LIVES = 0  # held by the first standby from before it is ready to its end
     DISK = 1  # held by whoever drives the disk: for a rehearsal, or to write the dump
+    SECONDARY = 2  # held by whoever registers secondary data
 
 
 class Call(IntEnum):
@@ -114,3 +126,16 @@ class MachineState(IntEnum):
     DEGRADED = 10  # armed, but a part of what that rests on is missing
     HIBERNATING = 11  # shut down cleanly; its memory is being written
     HIBERNATED = 12  # its memory is in the region, and the next mount goes on with it
+
+
+class SecondaryEntry(NamedTuple):
+    """The head of one copy of a blob. Of two whole ones the higher sequence counts."""
+
+    magic: Annotated[bytes, "8s"]
+    sequence: Annotated[int, "Q"]
+    name: Annotated[bytes, "64s"]  # padded with zeros
+    size_bytes: Annotated[int, "Q"]
+    digest: Annotated[bytes, "32s"]  # BLAKE3 of the content
+
+
+SECONDARY_ENTRY = Layout(SecondaryEntry, size_bytes=120)

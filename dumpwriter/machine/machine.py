@@ -334,6 +334,7 @@ class Machine:
     async def _maintain_filesystem(self) -> None:
         while True:
             await trio.sleep(MAINTENANCE_SECONDS)
+            self.panel.save()
             try:
                 self._filesystem.maintain()
             except FilesystemError as failure:
@@ -401,6 +402,7 @@ class Machine:
         """The machine stops here: it stands still until a standby kills it, or a while at the most."""
         if self._source is not None:
             self._source.bugcheck(code, parameters, text)
+        self.panel.last_words(f"bugcheck {code:#x}: {text}")
         self._runtime.set_cause(CauseKind.BUGCHECK, code, parameters, text)
         self._runtime.state = MachineState.CRASHED
         if self._standbys is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from dumpwriter.blobarea import OWN, OWN_SIZE_BYTES_MAX, BlobArea
 from dumpwriter.formats.runtime import REASON_TEXT, MachineState, Register
 from dumpwriter.machine import status
 from dumpwriter.sizes import format_count
@@ -29,6 +31,8 @@ class Panel:
         self._facts: dict[str, Any] = {}
         self._lines: deque[str] = deque(maxlen=LOG_LINES_MAX)
         self._source: MemorySource | None = None
+        self._blobs = BlobArea(runtime.descriptor)
+        self._saved: dict[str, bytes] = {}
         self._is_power_pressed = False
         self.publish(**facts)
 
@@ -36,6 +40,30 @@ class Panel:
         """Add facts, or replace them."""
         self._facts |= facts
         self.runtime.publish(self._facts)
+
+    def save(self) -> None:
+        """Leave log and facts where the standby takes them from: after `kill -9` nobody does."""
+        for name, content in zip(OWN, (_tail(self._log_content()), self._facts_content()), strict=True):
+            if len(content) <= OWN_SIZE_BYTES_MAX and self._saved.get(name) != content:
+                with contextlib.suppress(OSError):  # the host has no memory left; a dump without is a dump
+                    self._blobs.keep_own(name, content)
+                    self._saved[name] = content
+
+    def last_words(self, text: str) -> None:
+        """Of a machine that crashes. May interrupt anything."""
+        self._lines.append(f"{time.strftime('%H:%M:%S')} {text}")
+        self.save()
+
+    def _log_content(self) -> bytes:
+        return "".join(line + "\n" for line in self._lines).encode(errors="replace")
+
+    def _facts_content(self) -> bytes:
+        """Without what is as long as the region is torn."""
+        facts = dict(self._facts)
+        if facts.get("region"):
+            region = dict(facts["region"])
+            facts["region"] = region | {"extents": len(region["extents"])}
+        return as_json(facts)
 
     def reach(self, stage: BootStage) -> None:
         self.runtime[Register.BOOT_STAGE] = stage
@@ -47,6 +75,7 @@ class Panel:
         region = self._facts["region"]
         what = f"{region['size_bytes']} bytes in {format_count(len(region['extents']), 'extent')}"
         self.log(f"dump: {state.name.lower()}, {reason or what}")
+        self.save()
 
     def disarmed(self, reason: str) -> None:
         self.runtime.state = MachineState.DISARMED
@@ -94,8 +123,13 @@ class Panel:
             ControlFile("status", read=lambda: as_json(self.facts)),
             ControlFile("drivers", read=lambda: as_json(self._facts["drivers"])),
             ControlFile("extents", read=lambda: as_json(self._facts.get("region", {}).get("extents", []))),
-            ControlFile("log", read=lambda: "".join(line + "\n" for line in self._lines).encode()),
+            ControlFile("log", read=self._log_content),
         ]
+
+
+def _tail(log: bytes) -> bytes:
+    """The last lines that there is room for."""
+    return log if len(log) <= OWN_SIZE_BYTES_MAX else log[-OWN_SIZE_BYTES_MAX:].partition(b"\n")[2]
 
 
 def as_json(facts: object) -> bytes:

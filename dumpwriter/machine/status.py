@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dumpwriter.blobarea import BlobArea
 from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, STANDBY_NAMES, MachineState, Register, StandbyRegister
 from dumpwriter.runtime import is_alive
 from dumpwriter.verdict import Verdict
@@ -27,8 +28,10 @@ def describe(runtime: RuntimeFile) -> dict[str, Any]:
     """State, processes and the facts of arming. A machine whose process is gone is never said to run."""
     state = present_state(runtime)
     document = runtime.document()
+    blobs = BlobArea(runtime.descriptor).blobs()
     return document | {
         "state": state.name.lower(),
+        "secondary": [{"name": blob.name, "size_bytes": blob.size_bytes} for blob in blobs],
         "pid": runtime[Register.MACHINE_PID],
         "standbys": _describe_standbys(runtime, document),
         "paging": describe_paging(runtime, document.get("paging")),

@@ -13,6 +13,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Protocol
 
+from dumpwriter.secondary import FILE_PREFIX
 from vdisk.errors import RecoveryError
 
 if TYPE_CHECKING:
@@ -133,10 +134,9 @@ class HostStore:
 
     def abandon(self) -> None:
         self._close_files()
-        for file in (VMCORE, SEALED, REPORT):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self._unfinished, file))
         with contextlib.suppress(FileNotFoundError):
+            for file in filter(_is_ours, os.listdir(self._unfinished)):
+                os.unlink(os.path.join(self._unfinished, file))
             os.rmdir(self._unfinished)
 
     def settle(self, name: str) -> None:
@@ -169,6 +169,10 @@ class HostStore:
     def _close_files(self) -> None:
         while self._files:
             os.close(self._files.popitem()[1])
+
+
+def _is_ours(file: str) -> bool:
+    return file in (VMCORE, SEALED, REPORT) or file.startswith(FILE_PREFIX)
 
 
 def _make_directories(path: str) -> None:

@@ -22,6 +22,7 @@ from dumpwriter.recovery.places import PlaceKind
 from dumpwriter.recovery.report import describe_findings, iso_time
 from dumpwriter.recovery.retention import next_name, numbered, superseded
 from dumpwriter.recovery.scan import Findings, PageSink, header_blocks, recover, recover_scattered
+from dumpwriter.secondary import FILE_PREFIX
 from dumpwriter.verdict import Verdict
 from vdisk.errors import KeyFileError, RecoveryError
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from vdisk.layers.mapped import Mapped
 
 DIGEST_READ_SIZE_BYTES = 4 << 20
-IDENTIFYING = ("dump_id", "generation", "verdict", "pages_present", "missing", "sealed")
+IDENTIFYING = ("dump_id", "generation", "verdict", "pages_present", "missing", "left_out", "secondary", "sealed")
 SPARE_BYTES = 1 << 20  # report, directory entries and extent blocks
 
 Progress = Callable[[int, int], None]
@@ -183,6 +184,7 @@ def extract(
         _rotate(store, retention)
         return Extraction(findings, known)
     needed_bytes = survey.data_bytes + findings.closed_size_bytes + SPARE_BYTES + retention.min_free_bytes
+    needed_bytes += sum(len(blob.content) for blob in findings.secondary.found)
     if store.free_bytes() < needed_bytes:
         raise RecoveryError(f"no room for the dump: it needs {needed_bytes} bytes, {store.free_bytes()} are free")
     try:
@@ -206,9 +208,11 @@ def _copy(
 ) -> dict[str, Any]:
     store.begin()
     again = copy.write(source, store, lambda done, total: progress(total + done, 2 * total))
-    if again.present != findings.present:
+    if (again.present, again.secondary) != (findings.present, findings.secondary):
         store.abandon()
         raise RecoveryError("the disk gave two different answers while the dump was read: run the recovery again")
+    for blob in findings.secondary.found:
+        store.write(FILE_PREFIX + blob.name, 0, blob.content)
     name = next_name(store.names(), _bound(store))
     report = report | {
         "path": store.describe(name),
@@ -253,10 +257,16 @@ def _already_there(store: CrashStore, found: dict[str, Any], file: str) -> dict[
         except ValueError:
             continue
         same = isinstance(report, dict) and all(report.get(key) == found[key] for key in IDENTIFYING)
-        if same and _digest(functools.partial(store.read_finished, name, file)) == _recorded_digest(report, file):
+        expected = {file: _recorded_digest(report, file)} if same else {}
+        expected |= {blob["file"]: blob["sha256"] for blob in found["secondary"]}
+        if same and all(_digest(_finished(store, name, one)) == digest for one, digest in expected.items()):
             store.settle(name)
             return report if isinstance(report, dict) else None
     return None
+
+
+def _finished(store: CrashStore, name: str, file: str) -> Callable[[int, int], bytes]:
+    return functools.partial(store.read_finished, name, file)
 
 
 def _recorded_digest(report: dict[str, Any], file: str) -> object:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.recovery.places import PlaceKind
+from dumpwriter.secondary import FILE_PREFIX
 from dumpwriter.verdict import Reason, Verdict
 from vdisk.bootarea import BootStage
 
 if TYPE_CHECKING:
     from dumpwriter.formats.region import DumpHeader
     from dumpwriter.frames import DumpIdentity
+    from dumpwriter.recovery.blobs import FoundBlob
     from dumpwriter.recovery.scan import Findings
     from vdisk.extent import ExtentMap
 
@@ -50,6 +53,8 @@ def describe_findings(findings: Findings, identity: DumpIdentity) -> dict[str, A
             }
             for count in found.classes
         ],
+        "secondary": [_describe_blob(blob) for blob in findings.secondary.found],
+        "secondary_missing": [blob._asdict() for blob in findings.secondary.missing],
         "frames_damaged": findings.frames_damaged,
         "reads_failed": findings.reads_failed,
         "memory_map": "sealed" if findings.is_closed else "known" if findings.metadata else "lost",
@@ -59,6 +64,15 @@ def describe_findings(findings: Findings, identity: DumpIdentity) -> dict[str, A
         "dump_id": identity.dump_id.hex(),
         "generation": identity.generation,
         **(describe_header(findings.header) if findings.header else UNEXPLAINED),
+    }
+
+
+def _describe_blob(blob: FoundBlob) -> dict[str, Any]:
+    return {
+        "name": blob.name,
+        "file": FILE_PREFIX + blob.name,
+        "size_bytes": len(blob.content),
+        "sha256": hashlib.sha256(blob.content).hexdigest(),
     }
 
 
@@ -93,6 +107,8 @@ def describe_nothing(reason: Reason) -> dict[str, Any]:
         "pages_present": 0,
         "missing": [],
         "left_out": [],
+        "secondary": [],
+        "secondary_missing": [],
         "frames_damaged": 0,
         "reads_failed": 0,
         "sealed": False,

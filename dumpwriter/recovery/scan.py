@@ -20,6 +20,7 @@ from dumpwriter.frames import (
     slot_offset_bytes,
 )
 from dumpwriter.metadata import decode_metadata
+from dumpwriter.recovery.blobs import BlobAssembly, Secondary
 from dumpwriter.recovery.judgement import Evidence, judge, judge_closed
 from dumpwriter.recovery.opening import ClosedFrames, Opened, WithoutKey
 from dumpwriter.recovery.pageset import PageSet
@@ -60,6 +61,7 @@ class Findings(NamedTuple):
     reads_failed: int  # what could not be read now; another time it may be
     sealed_for: bytes | None = None  # fingerprint of the public key; None where the dump is not sealed
     closed_size_bytes: int = 0  # of frames that stayed sealed: pages are then those that they say they hold
+    secondary: Secondary = Secondary()
 
     @property
     def is_closed(self) -> bool:
@@ -213,6 +215,7 @@ class _Assembly:
         self._frames_open = 0
         self._sealed_for: bytes | None = None
         self._present = PageSet()
+        self._blobs = BlobAssembly()
         self.metadata: Metadata | None = None
         self._pages_total = 0
 
@@ -239,11 +242,13 @@ class _Assembly:
         self._frames_open += 1
         self._sealed_for = frame.seal.record.fingerprint if frame.seal else None
         self._pages_total = frame.header.pages_total
-        if frame.header.kind == FrameKind.META:
-            try:
+        try:
+            if frame.header.kind == FrameKind.META:
                 self.metadata = decode_metadata(bytes(payload))
-            except FormatError:
-                self.frames_damaged += 1  # digested, yet wrong: the writer's memory was broken
+            elif frame.header.kind == FrameKind.SECONDARY:
+                self._blobs.take(bytes(payload[: frame.header.payload_size_bytes]))
+        except FormatError:
+            self.frames_damaged += 1  # digested, yet wrong: the writer's memory was broken
         for run in frame.runs:
             length_bytes = 0 if frame.header.kind == FrameKind.ZEROS else run.page_count * PAGE_SIZE_BYTES
             if self._present.add(run):
@@ -272,6 +277,7 @@ class _Assembly:
             self.frames_damaged,
             self.reads_failed,
             self._sealed_for,
+            secondary=self._blobs.outcome(self.metadata.secondary if self.metadata else ()),
         )
 
     def _closed_findings(self, fingerprint: bytes) -> Findings:
