@@ -192,7 +192,7 @@ def test_a_file_larger_than_the_host_allows_is_refused(tmp_path: Path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("step", ["make_filesystem", "open_locked", "_make_region", "_put_files"])
+@pytest.mark.parametrize("step", ["format_device", "open_locked", "_make_region", "_put_files"])
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), OSError(errno.EIO, "no luck"), GhostdumpError("no luck")])
 def test_a_creation_that_ends_early_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, end: BaseException
