@@ -166,15 +166,11 @@ def _take_piece(file: BlockDevice, identity: DumpIdentity, position: int, assemb
     frame = decode_header(head, identity) if assembly.read(file, position, head) else None
     if frame is None:
         return BLOCK_SIZE_BYTES
-    payload = assembly.buffer[BLOCK_SIZE_BYTES : frame.size_bytes]
-    is_there = position + frame.size_bytes <= file.size_bytes
-    if (
-        is_there
-        and assembly.read(file, position + BLOCK_SIZE_BYTES, payload)
-        and payload_is_true(assembly.buffer, frame)
-    ):
-        assembly.take(frame, payload)
-        return frame.size_bytes
+    slot = assembly.buffer[: frame.size_bytes]
+    is_there = position + slot.nbytes <= file.size_bytes and assembly.read(file, position, slot)
+    if is_there and payload_is_true(slot, frame):
+        assembly.take(frame, slot[BLOCK_SIZE_BYTES:])
+        return slot.nbytes
     assembly.frames_damaged += 1
     return BLOCK_SIZE_BYTES
 
