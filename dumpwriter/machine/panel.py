@@ -59,7 +59,7 @@ class Panel:
 
     def _facts_content(self) -> bytes:
         """Without what is as long as the region is torn."""
-        facts = dict(self._facts)
+        facts = self._facts | {"paging": status.describe_paging(self.runtime, self._facts.get("paging"))}
         if facts.get("region"):
             region = dict(facts["region"])
             facts["region"] = region | {"extents": len(region["extents"])}
