@@ -145,7 +145,7 @@ def test_the_standby_of_an_encrypted_disk_does_not_grow_while_it_dumps(machine: 
     memory.write_bytes(os.urandom(1 << 20) * 192)
     machine.create("--encrypt", "--key-file", key_file, size="300MiB", memory="192MiB")
     machine.mount("--key-file", key_file, "--memory-image", memory)
-    assert machine.crash()["resident_growth_bytes"] < 8 << 20
+    assert machine.crash()["resident_growth_bytes"] < 3 << 20  # what one thread would need is more
 
 
 def test_a_wrong_key_is_one_line_and_changes_nothing(machine: Machine, key_file: Path) -> None:

@@ -90,7 +90,7 @@ class Clone:
 
     async def set_aside(self) -> None:
         """Make on each thread what its drivers will need. To be called before confinement."""
-        await self._threads.run(lambda _: self._drivers.set_aside())
+        await self._threads.run_on_each(lambda _: self._drivers.set_aside())
 
     async def rehearse(self) -> str:
         """Why a dump could not be written; empty where it could."""

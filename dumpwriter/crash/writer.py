@@ -45,7 +45,7 @@ class WriterThreads:
         threading.stack_size(previous)
 
     async def run(self, body: Callable[[memoryview], None]) -> None:
-        """Run `body` once on every thread, each with its buffer; return when all are through.
+        """Run `body` as often as there are threads, on those that are idle, with their buffers; return when it is done.
 
         The first exception of a body is raised. On cancellation the threads are left to themselves.
         """
@@ -75,6 +75,16 @@ class WriterThreads:
         await finished.wait()
         if failures:
             raise failures[0]
+
+    async def run_on_each(self, body: Callable[[memoryview], None]) -> None:
+        """The same for threads that are all idle, and none of them twice: a quick one does not take another's turn."""
+        together = threading.Barrier(self.count)
+
+        def once(buffer: memoryview) -> None:
+            together.wait()
+            body(buffer)
+
+        await self.run(once)
 
     async def run_one(self, body: Callable[[], None]) -> None:
         """Run one blocking step on one of the threads."""

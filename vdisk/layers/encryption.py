@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from vdisk import xts
 from vdisk.blockdevice import BlockDevice, Layer
 from vdisk.imagefile import aligned_buffer
+from vdisk.secret import Secret
+from vdisk.xts import XtsCipher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from vdisk.extent import Run
-    from vdisk.xts import XtsCipher
 
 SECOND_BUFFER_SIZE_BYTES = 1 << 20
 
@@ -95,6 +96,6 @@ class Encryption(Layer):
 
 
 def set_aside() -> None:
-    """Make and load all that this thread needs to encrypt. Raises `EncryptionError`."""
+    """Make and load all that this thread needs to encrypt, and touch every page of it. Raises `EncryptionError`."""
     xts.self_test()
-    assert _second_buffer.view.nbytes == SECOND_BUFFER_SIZE_BYTES
+    XtsCipher(Secret(xts.VECTOR_KEY)).encrypt(0, _second_buffer.view, _second_buffer.view)
