@@ -35,6 +35,7 @@ from dumpwriter.formats.runtime import (
     StandbyRegister,
 )
 from dumpwriter.verdict import Verdict
+from vdisk.bootarea import BootStage
 from vdisk.errors import GhostdumpError, MountError
 
 if TYPE_CHECKING:
@@ -68,6 +69,14 @@ class RuntimeFile:
     @state.setter
     def state(self, state: MachineState) -> None:
         self[Register.STATE] = state
+
+    @property
+    def boot_stage(self) -> BootStage:
+        """How far the machine is; OFF where that is no stage that we know."""
+        try:
+            return BootStage(self[Register.BOOT_STAGE])
+        except ValueError:
+            return BootStage.OFF
 
     def text(self, place: tuple[int, int]) -> str:
         offset_bytes, size_bytes = place

@@ -40,6 +40,16 @@ def open_unlocked(path: str) -> int:
     return _open(path, os.O_RDONLY)
 
 
+def is_in_use(descriptor: int) -> bool:
+    """Whether somebody who writes holds the lock of an image that was opened unlocked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
 def _open(path: str, flags: int) -> int:
     try:
         # O_NONBLOCK: a FIFO given by mistake must not hold us; it means nothing to a regular file.

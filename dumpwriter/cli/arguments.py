@@ -12,6 +12,7 @@ from dumpwriter.levels import parse_level
 from dumpwriter.machine.causes import DEFAULT
 from dumpwriter.machine.trigger import parse_value
 from dumpwriter.sizes import parse_count, parse_percent, parse_seconds, parse_size
+from vdisk.bootarea import BootStage
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+CRASH_STAGES = tuple(stage.label for stage in BootStage if stage != BootStage.OFF)
 EPILOG = """exit codes: 0 done, 1 failed or a verdict less than COMPLETE, 2 bad usage.
 Start with: ghostdump create disk.img --size 1GiB --memory 64MiB"""
 
@@ -87,6 +89,9 @@ def _mount(commands: Any) -> None:
     command.add_argument("--memory-image", metavar="FILE", help="memory from a raw file or an ELF core")
     _key_file(command)
     command.add_argument("--allow-other", action="store_true", help="let other users into the mount")
+    command.add_argument(
+        "--crash-at", choices=CRASH_STAGES, metavar="STAGE", help=f"crash there: {', '.join(CRASH_STAGES)}"
+    )
     command.add_argument(
         "--discard-dump",
         action="store_true",

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not machine_is_alive(machine):
         state = present_state(machine).name.lower()
         raise MountError(f"the machine at {arguments.mountpoint} does not run ({state}): mount it first")
-    was_armed = machine.state in ARMED
+    was_armed = standby_is_alive(machine)
     with _attacked(machine, order.cause) as outcome:
         stop_machine(machine, order)
         if was_armed:

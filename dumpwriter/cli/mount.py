@@ -15,11 +15,19 @@ from typing import TYPE_CHECKING, Any
 from dumpwriter import runtime
 from dumpwriter.cli.keys import volume_key
 from dumpwriter.cli.progress import progress_bar, watch_standby
-from dumpwriter.cli.show import describe_recovery, describe_resume, print_json
+from dumpwriter.cli.show import (
+    TOLD_ENDS,
+    describe_dump,
+    describe_last_run,
+    describe_recovery,
+    describe_resume,
+    print_json,
+)
 from dumpwriter.formats.runtime import MachineState, Register
 from dumpwriter.levels import leaves_out_pages, parse_level
-from dumpwriter.machine.status import machine_is_alive, standby_is_alive
+from dumpwriter.machine.status import describe, machine_is_alive, standby_is_alive
 from dumpwriter.sizes import format_count, format_size
+from dumpwriter.verdict import Verdict
 from vdisk.errors import GhostdumpError, ImageInUseError, MountError
 from vdisk.mount import mountinfo
 
@@ -48,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         "min_free_bytes": arguments.min_free,
         "level": arguments.levels,
         "time_budget_ns": int(arguments.deadline * 1e9),
+        "crash_at": arguments.crash_at,
         "dump_key": os.path.abspath(arguments.dump_key) if arguments.dump_key else None,
     }
     process, announcement = start_machine(request, volume_key(arguments), in_background=not arguments.foreground)
@@ -110,13 +119,30 @@ def _wait_until_up(process: subprocess.Popen[bytes], announcement: int, mountpoi
         said = pipe.read()
     if not said:
         process.wait()
-        raise MountError("the machine ended before it was up; run it with --foreground to see why")
+        raise MountError(_how_it_crashed(mountpoint))
     answer: dict[str, Any] = json.loads(said)
     if "error" in answer:
         process.wait()
         raise _error_of(answer, image)
     facts: dict[str, Any] = answer["facts"]
     return facts
+
+
+def _how_it_crashed(mountpoint: str) -> str:
+    """What became of a machine that ended without a word to us, once its standby has written what it could."""
+    machine = runtime.find(mountpoint)
+    if machine is None:
+        return "the machine ended before it was up; run it with --foreground to see why"
+    watch_standby(machine, "dump")
+    mountinfo.clear(mountpoint)
+    facts = describe(machine)
+    stage, crash = machine.boot_stage.label, facts["crash"] or {}
+    if not crash:
+        return f"the machine ended at boot stage {stage}; run it with --foreground to see why"
+    end = f"the machine crashed at boot stage {stage} ({crash['code']:#x} {crash['text']})"
+    if crash["verdict"] == Verdict.NONE:
+        return f"{end} and left no dump: {crash['reason']}"
+    return f"{end}; dump: {describe_dump(crash)}; the next mount takes it out"
 
 
 def _stay(process: subprocess.Popen[bytes]) -> int:
@@ -132,10 +158,13 @@ def _tell(facts: dict[str, Any], mountpoint: str, *, as_json: bool) -> None:
         return
     if facts["resume"]:
         print(describe_resume(facts))
-    recovery = facts.get("last_recovery")
-    if recovery and (recovery["pages_total"] or recovery["bugcheck"]):
-        last = "last memory" if facts["resume"] else "last crash"
-        print(f"{last}: {describe_recovery(recovery | {'path': _shown_path(recovery, mountpoint)})}")
+    last = "last memory" if facts["resume"] else "last crash"
+    recovery = facts.get("last_recovery") or {}
+    for dump in (*recovery.get("earlier", []), recovery):
+        if dump.get("pages_total") or dump.get("bugcheck"):
+            print(f"{last}: {describe_recovery(dump | {'path': _shown_path(dump, mountpoint)})}")
+    if facts["last_run"]["end"] in TOLD_ENDS:
+        print(f"last run: {describe_last_run(facts['last_run'])}")
     region = facts.get("region")
     if facts["state"] == MachineState.ARMED.name.lower() and region:
         print(

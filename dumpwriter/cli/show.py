@@ -10,10 +10,12 @@ from dumpwriter import runtime
 from dumpwriter.cli.keys import volume_key
 from dumpwriter.formats.runtime import STANDBY_NAMES
 from dumpwriter.machine.status import describe
+from dumpwriter.recovery.lastrun import End
 from dumpwriter.recovery.offline import describe_image, recorded_extents
 from dumpwriter.recovery.report import describe_extents
 from dumpwriter.sizes import format_count, format_size
 from dumpwriter.verdict import Verdict
+from vdisk.bootarea import BootStage
 from vdisk.errors import FormatError, MountError
 from vdisk.mount import mountinfo
 from vdisk.volume import NO_KEY
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     import argparse
 
     from dumpwriter.runtime import RuntimeFile
+
+
+TOLD_ENDS = (End.NOT_DUMPED, End.POWER_CUT)  # of the others there is nothing to tell, or their dump tells it
 
 
 def find_machine(mountpoint: str) -> RuntimeFile:
@@ -121,16 +126,24 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     clones = dict.fromkeys(module["name"] for module in facts.get("drivers", []) if not module["version"])
     if clones:
         rows.append(("clones", ", ".join(clones)))
-    if facts.get("last_recovery"):
-        rows.append(("last boot", describe_recovery(facts["last_recovery"])))
-    if facts.get("resume"):
-        rows.append(("resume", describe_resume(facts)))
+    rows += _rows_of_earlier_runs(facts)
     if facts["hibernation"]:
         rows.append(("memory", describe_dump(facts["hibernation"])))
     if facts["crash"]:
         crash = facts["crash"]
         rows.append(("crash", f"{crash['code']:#x} {crash['text']}"))
         rows.append(("dump", describe_dump(crash)))
+    return rows
+
+
+def _rows_of_earlier_runs(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    if facts.get("last_run", {}).get("end") in TOLD_ENDS:
+        rows.append(("last run", describe_last_run(facts["last_run"])))
+    if facts.get("last_recovery"):
+        rows.append(("last boot", describe_recovery(facts["last_recovery"])))
+    if facts.get("resume"):
+        rows.append(("resume", describe_resume(facts)))
     return rows
 
 
@@ -158,6 +171,7 @@ def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("memory", format_size(facts["memory_bytes"])),
         ("encrypted", "yes" if facts["encrypted"] else "no"),
         ("boots", f"{facts['boot_count']}, the last one reached: {facts['boot_stage']}"),
+        ("last run", _last_run_of(facts)),
         ("region", f"{facts['region_kind']}, {facts['region_state']}, generation {facts['generation']}"),
     ]
     if facts["region"]:
@@ -171,12 +185,30 @@ def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("", f"{dump['pages_written']} of {dump['pages_total']} pages, says its header"))
         if dump["sealed_for"]:
             rows.append(("", f"sealed for SHA-256 {dump['sealed_for']}"))
+    for small in facts["small_dumps"]:
+        if small["dump"]:
+            at = f"boot stage {small['dump']['stage']} at {small['dump']['times'].get('crash')}"
+            rows.append(("small dump", f"{small['state']}, of a crash at {at}"))
     return rows
 
 
 def _cause_of(dump: dict[str, Any]) -> str:
     is_crash = dump["cause"] != "hibernation"
     return f"{dump['cause']} {dump['bugcheck']['code']:#x}" if is_crash else dump["cause"]
+
+
+def _last_run_of(facts: dict[str, Any]) -> str:
+    if facts["last_run"] is None:
+        return "not known yet: a machine runs on it, or it needs its key"
+    return describe_last_run(facts["last_run"])
+
+
+def describe_last_run(last_run: dict[str, Any]) -> str:
+    """One line: how it ended, how far it was, and why."""
+    line = str(last_run["end"])
+    if last_run["stage"] != BootStage.OFF.label:
+        line += f" at boot stage {last_run['stage']}"
+    return f"{line}: {last_run['reason']}" if last_run["reason"] else line
 
 
 def describe_recovery(report: dict[str, Any]) -> str:

@@ -235,9 +235,10 @@ def _cause(runtime: RuntimeFile) -> Cause:
         runtime[Register.CAUSE_KIND] = CauseKind.MACHINE_DIED
         runtime[Register.CRASH_TIME_NS] = now_ns
         runtime.set_text(CAUSE_TEXT, "the mount process died without a bugcheck")
-        return Cause(CauseKind.MACHINE_DIED, 0, (0, 0, 0, 0), runtime.text(CAUSE_TEXT), now_ns)
+        return Cause(CauseKind.MACHINE_DIED, 0, (0, 0, 0, 0), runtime.text(CAUSE_TEXT), now_ns, runtime.boot_stage)
     time_ns = runtime[Register.CRASH_TIME_NS] or now_ns
-    return Cause(kind, runtime[Register.BUGCHECK_CODE], runtime.parameters(), runtime.text(CAUSE_TEXT), time_ns)
+    code, text = runtime[Register.BUGCHECK_CODE], runtime.text(CAUSE_TEXT)
+    return Cause(kind, code, runtime.parameters(), text, time_ns, runtime.boot_stage)
 
 
 def _conclude(runtime: RuntimeFile, job: DumpJob, progress: Progress) -> None:

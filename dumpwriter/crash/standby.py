@@ -3,7 +3,7 @@
 It is started fresh, not forked, so that nothing of the live machine is in it. It holds descriptors and no path. It
 wakes when the machine asks for it (an eventfd) and when the machine's process ends for whatever reason (a pidfd); it
 makes sure that the process is gone before it reads memory. There are two: the first acts, and the second takes over
-where the first ends without a dump, or does not move.
+where the first ends without a dump, or does not move. Before they are ready there is a third, for a small dump.
 
     python -m dumpwriter.crash.standby '{"rank": 0, "control_block": 5, "memory": 6, …}'
 
@@ -92,7 +92,7 @@ async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
         code=LoadedCode(),
         runtime=runtime,
         own=runtime.standby(handles.rank),
-        other=runtime.standby(1 - handles.rank),
+        other=runtime.standby(1 if handles.rank == 0 else 0),
         meter=os.open("/proc/self/statm", os.O_RDONLY),
     )
     if handles.rank == 0 and not turn.try_lock(runtime, Lock.FIRST_LIVES):
@@ -192,14 +192,15 @@ async def _freeze(standby: Standby) -> bool:
 
 
 async def _is_our_turn(standby: Standby) -> bool:
-    """Wait for the disk; the second waits for the end of the first as well, and is not needed where that dumped."""
+    """Wait for the disk. Who is not the first waits for its end as well, and is not needed where the first dumped."""
     with turn.moving(standby.own):
-        if standby.handles.rank == 1:
+        if standby.handles.rank > 0:
             was_ended = await turn.take(standby.runtime, Lock.FIRST_LIVES, standby.other)
             if standby.runtime.state == MachineState.DUMPED:
                 return False
             silent = "stood still and was ended" if was_ended else "ended without a word"
-            standby.other.words = standby.other.words or silent
+            if standby.other[StandbyRegister.PID]:
+                standby.other.words = standby.other.words or silent
         await turn.take(standby.runtime, Lock.DISK, standby.other)
     return True
 

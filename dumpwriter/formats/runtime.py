@@ -18,7 +18,7 @@ VERSION = 1
 HEAD_SIZE_BYTES = 4096
 CAUSE_TEXT = (2048, 256)  # offset and size in bytes; UTF-8, padded with zeros
 REASON_TEXT = (2304, 512)
-STANDBY_TEXTS = ((2816, 256), (3072, 256), (3328, 256))  # the last words of each standby, by rank
+STANDBY_TEXTS = ((2816, 256), (3072, 256), (3328, 256), (3584, 256))  # the last words of each standby, by rank
 DOCUMENT_SIZE_BYTES_MAX = 16 << 20
 
 SECONDARY_OFFSET_BYTES = 32 << 20
@@ -79,8 +79,10 @@ class FaultState(IntEnum):
     BEGUN = 2
 
 
-STANDBY_NAMES = ("first", "second")  # by rank
-HIBERNATOR_RANK = 2  # it has registers and a text like a standby, and is none
+STANDBY_NAMES = ("first", "second", "small dump's")  # by rank
+REGION_RANKS = (0, 1)  # those that write to the region
+SMALL_DUMP_RANK = 2  # that which writes to the boot area, as long as the others are not ready
+HIBERNATOR_RANK = 3  # it has registers and a text like a standby, and is none
 STANDBY_TABLE = 128  # the first register of the first standby
 STANDBY_TABLE_STRIDE = 16
 

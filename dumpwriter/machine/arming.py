@@ -45,7 +45,12 @@ def record_region(image: ImageFile, disk: BlockDevice, record: BootRecord, exten
 
 
 def make_control_block(
-    record: BootRecord, extents: ExtentMap, source: MemorySource, volume_key: Secret, policy: Policy
+    identity: DumpIdentity,
+    record: BootRecord,
+    extents: ExtentMap,
+    source: MemorySource,
+    volume_key: Secret,
+    policy: Policy,
 ) -> ControlBlock:
     """Raises `ArmingError` where the memory has more parts than a dump's metadata can name."""
     ranges, classes = source.memory.ranges, source.page_classes()
@@ -54,7 +59,7 @@ def make_control_block(
     if leaves_out_pages(policy.level) and not has_room_for_tables(len(ranges), len(classes)):
         raise ArmingError("what memory is used for is torn into more runs than a dump can name: give --levels complete")
     return ControlBlock(
-        identity=DumpIdentity(record.dump_id, record.generation),
+        identity=identity,
         armed_time_ns=time.time_ns(),
         disk_size_bytes=record.disk_size_bytes,
         memory_size_bytes=source.memory.size_bytes,

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import trio
 
 from dumpwriter import runtime
-from dumpwriter.dumpkeys import fingerprint, load_public_key, new_seal
+from dumpwriter.dumpkeys import fingerprint, load_public_key
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import MachineState
+from dumpwriter.frames import DumpIdentity
 from dumpwriter.machine import arming, faults
 from dumpwriter.machine.hibernation import Hibernator, hand_over, start_hibernator
 from dumpwriter.machine.lastdump import LastDumps
@@ -30,17 +31,19 @@ from dumpwriter.machine.pager import INPAGE_ERROR, InPageError
 from dumpwriter.machine.paging import Paging
 from dumpwriter.machine.panel import Panel
 from dumpwriter.machine.policy import Policy, estimate, level_asked_for, warning
+from dumpwriter.machine.readiness import Keys, Readiness
 from dumpwriter.machine.regionfile import RegionFile
 from dumpwriter.machine.replay import replay
 from dumpwriter.machine.resumption import refuse_other_memory, try_to_resume
-from dumpwriter.machine.standby import Hardware
-from dumpwriter.machine.standbys import Standbys
-from dumpwriter.machine.trigger import parse_trigger
+from dumpwriter.machine.smalldump import choose_place
+from dumpwriter.machine.trigger import MANUAL_BUGCHECK, parse_trigger
 from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
+from dumpwriter.recovery.lastrun import judge, last_words
 from dumpwriter.recovery.places import untaken_places
 from dumpwriter.recovery.report import describe_extents, without_page_lists
 from dumpwriter.recovery.retention import Retention
+from dumpwriter.verdict import Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootStage, RegionKind, RegionState
 from vdisk.controller import Controller
@@ -70,8 +73,8 @@ from vdisk.volume import check_key, mend_key_slots
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dumpwriter.crash.controlblock import ControlBlock
     from dumpwriter.memory.source import MemorySource
+    from dumpwriter.recovery.places import Place
     from vdisk.extent import ExtentMap
     from vdisk.secret import Secret
 
@@ -90,6 +93,7 @@ class MountRequest(NamedTuple):
     discard_dump: bool = False
     keep: int | None = None
     min_free_bytes: int = 0
+    crash_at: str | None = None  # the label of a boot stage
     dump_key: str | None = None
     level: int | None = None  # None: that of the disk
     time_budget_ns: int = 0
@@ -101,7 +105,7 @@ class Machine:
     def __init__(self, request: MountRequest, resources: contextlib.ExitStack, volume_key: Secret) -> None:
         """Power on. Raises `GhostdumpError` where there is no disk to boot from, or no place to mount it."""
         check_mountpoint(request.mountpoint)
-        self._public_key = load_public_key(request.dump_key) if request.dump_key else None
+        public_key = load_public_key(request.dump_key) if request.dump_key else None
         self.request = request
         self._volume_key = volume_key
         self._resources = resources
@@ -109,8 +113,7 @@ class Machine:
         self._token = trio.lowlevel.current_trio_token()
         self._source: MemorySource | None = None
         self._paging: Paging | None = None
-        self._standbys: Standbys | None = None
-        self._block: ControlBlock | None = None  # once it is armed
+        self._small_place: Place | None = None  # where a crash would leave a small dump
         self._hibernator: Hibernator | None = None
         self._is_region_ours = False  # a dump that could not be taken out outlives a clean shutdown
         lock = open_locked(request.image)
@@ -121,6 +124,7 @@ class Machine:
             check_key(self._record, volume_key)
         if request.memory_image and not request.discard_dump:
             refuse_other_memory(self._record, request.image)
+        self._last_words = last_words(request.image, self._record)
         self._registers = create_registers()
         resources.callback(os.close, self._registers)
         self._runtime = runtime.create(request.mountpoint)
@@ -129,11 +133,14 @@ class Machine:
             self._runtime,
             image=request.image,
             mountpoint=request.mountpoint,
+            disk_id=self._record.disk_id.hex(),
+            boot_count=self._record.boot_count + 1,
             encrypted=bool(volume_key),
-            sealed_for=fingerprint(self._public_key).hex() if self._public_key else None,
+            sealed_for=fingerprint(public_key).hex() if public_key else None,
             resumed=False,
             resume=None,
         )
+        self._readiness = Readiness(self._image, self._registers, self.panel, Keys(volume_key, public_key))
 
     # Boot
 
@@ -142,7 +149,8 @@ class Machine:
         self._reach(BootStage.POWER_ON)
         self._load_memory()
         self._load_drivers()
-        self._reach(BootStage.DRIVERS)
+        self._prepare_small_dump()
+        self._crash_on_request(BootStage.DRIVERS)
         with naming(self.request.image):
             if await replay(self._live.device, self._failed):
                 self.panel.log("e2fsck: journal replayed, filesystem clean")
@@ -157,10 +165,18 @@ class Machine:
             raise
 
     def _reach(self, stage: BootStage) -> None:
+        self._record_stage(stage)
+        self._crash_on_request(stage)
+
+    def _record_stage(self, stage: BootStage) -> None:
         """Say how far the machine is: in the runtime file and, as soon as the drivers can, on the disk."""
         self.panel.reach(stage)
         if stage != BootStage.POWER_ON:
             self._record = self._area.write(self._record._replace(boot_stage=stage))
+
+    def _crash_on_request(self, stage: BootStage) -> None:
+        if self.request.crash_at == stage.label:
+            self.bugcheck(MANUAL_BUGCHECK, (0, 0, 0, 0), f"crash at boot stage {stage.label}, on request")
 
     def _load_memory(self) -> None:
         path = self.request.memory_image
@@ -174,6 +190,7 @@ class Machine:
         if self._source is not None:
             self._source.memory.close()
         self._source = source
+        self._readiness.use_memory(source)
         self.panel.keep_log_in(source)
         self.panel.publish(machine=source.kind, memory_bytes=source.memory.size_bytes)
 
@@ -185,7 +202,22 @@ class Machine:
         if self._volume_key:
             mend_key_slots(self._live.device)
         self._area = BootArea(self._live.device)
+        last_run = judge(self._live.device, self._area, self._record, self._last_words)
+        self.panel.publish(last_run=last_run.describe())
         self._record = self._record._replace(boot_count=self._record.boot_count + 1)
+
+    def _prepare_small_dump(self) -> None:
+        """The place is recorded before anybody can write to it: what nobody knows of is not found."""
+        self._small_place = choose_place(self._live.device, self._area, self._record)
+        self._record = self._small_place.recorded(self._record, RegionState.ARMED)
+        self._record_stage(BootStage.DRIVERS)
+        self._start_small_dump(self._small_place)
+
+    def _start_small_dump(self, place: Place) -> None:
+        try:
+            self._readiness.prepare_small_dump(place, self._area, self._record)
+        except (ArmingError, ImageError) as refusal:
+            self.panel.log(f"dump: no small dump before the machine is armed: {refusal}")
 
     def _prepare_for_a_crash(self) -> None:
         """Take the last dump out and arm anew. What keeps it from either is told, and the machine runs on without."""
@@ -197,9 +229,9 @@ class Machine:
             self._arm()
         except RecoveryError as refusal:
             self._region_file.pin()
-            self.panel.disarmed(str(refusal))
+            self._readiness.disarmed(str(refusal))
         except (ArmingError, ImageError) as refusal:
-            self.panel.disarmed(str(refusal))
+            self._readiness.disarmed(str(refusal))
 
     def _resume(self) -> None:
         """Go on with the memory of a hibernated machine, now or never: the region is marked first."""
@@ -211,13 +243,18 @@ class Machine:
         self._record = self._area.write(self._record._replace(region_state=resumption.region_state))
         if resumption.source is not None:
             self._use_memory(resumption.source)
+            assert self._small_place is not None
+            self._start_small_dump(self._small_place)
         self.panel.publish(resumed=resumption.source is not None, resume=resumption.facts)
         self.panel.log(resumption.summary)
 
     def _recover(self) -> None:
         """Take the dump of the last run out of the region. Raises `RecoveryError` where it has to stay there."""
         request = self.request
-        last = LastDumps(self._live.device, self._area, self._record, self._filesystem, untaken_places(self._record))
+        assert self._small_place is not None
+        own = self._small_place.identity
+        places = [place for place in untaken_places(self._record) if place.identity != own]
+        last = LastDumps(self._live.device, self._area, self._record, self._filesystem, places)
         try:
             if request.discard_dump:
                 last.give_up()
@@ -252,13 +289,11 @@ class Machine:
             time_budget_seconds=self.request.time_budget_ns / 1e9 or None,
             warning=warning(needed, extents.size_bytes),
         )
-        seal = new_seal(self._public_key) if self._public_key else None
-        policy = Policy(level, self.request.time_budget_ns, seal)
-        self._block = arming.make_control_block(self._record, extents, self._source, self._volume_key, policy)
-        self._hardware = Hardware(self._image, self._registers, self._source, self._runtime)
-        self._standbys = Standbys(self._hardware, self._block)
+        identity = DumpIdentity(self._record.dump_id, self._record.generation)
+        policy = Policy(level, self.request.time_budget_ns)
+        self._readiness.arm(identity, self._record, extents, policy, self._live.modules)
+        self._forget_small_dump()
         self._start_paging(extents)
-        self._armed()
 
     def _start_paging(self, extents: ExtentMap) -> None:
         """Where the region is the page file and the memory has processes; else the page file idles, and says so."""
@@ -280,21 +315,11 @@ class Machine:
             return self._region_file.prepare_anew(size_bytes)
         return self._region_file.prepare(size_bytes)
 
-    def _armed(self) -> None:
-        assert self._standbys is not None
-        live = [module._asdict() | {"pid": os.getpid()} for module in self._live.modules]
-        self.panel.armed(
-            *self._standbys.condition,
-            drivers=[*live, *self._standbys.modules],
-            standbys=self._standbys.describe(),
-            rearmings=[rearming._asdict() for rearming in self._standbys.rearmings],
-        )
-
     # Run
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Serve the mount until it is unmounted or the power button is pressed."""
-        signal.signal(signal.SIGUSR1, lambda *_: self._rehearse_on_request())
+        signal.signal(signal.SIGUSR1, lambda *_: self._readiness.rehearse())
         signal.signal(signal.SIGUSR2, lambda *_: faults.begin(self._victim()))
         trigger = ControlFile("trigger", write=self._triggered)
         operations = Operations(
@@ -313,7 +338,7 @@ class Machine:
                 operations.on_use = self._paging.note_use
                 nursery.start_soon(self._keep_paging, self._paging)
             nursery.start_soon(self._maintain_filesystem)
-            nursery.start_soon(self._keep_standbys)
+            nursery.start_soon(self._readiness.keep)
             nursery.start_soon(self._hibernate_on_request)
             await serve(
                 operations,
@@ -346,10 +371,6 @@ class Machine:
         except InPageError as lost:
             self.bugcheck(INPAGE_ERROR, lost.parameters, str(lost))
 
-    async def _keep_standbys(self) -> None:
-        if self._standbys is not None:
-            await self._standbys.keep(self._armed)
-
     def _triggered(self, content: bytes) -> None:
         self.bugcheck(*parse_trigger(content.decode(errors="replace")))
 
@@ -358,10 +379,6 @@ class Machine:
 
     def _failed(self, handler: str, failure: Exception) -> None:
         self.panel.log(f"mount: {handler}: {failure!r}")
-
-    def _rehearse_on_request(self) -> None:
-        if self._standbys is not None:
-            self._standbys.rehearse()
 
     # Hibernation
 
@@ -378,9 +395,9 @@ class Machine:
 
         Raises `ArmingError`, `MountError`: the machine then runs on.
         """
-        if self._standbys is None or self._block is None:
+        if self._readiness.block is None:
             raise ArmingError("the machine is not armed")
-        self._hibernator = start_hibernator(self._hardware, self._block, self._volume_key)
+        self._hibernator = start_hibernator(self._readiness.hardware, self._readiness.block, self._volume_key)
         complaint = await trio.to_thread.run_sync(mountinfo.unmount, self.request.mountpoint)
         if complaint:
             self._hibernator.dismiss()
@@ -405,8 +422,9 @@ class Machine:
         self.panel.last_words(f"bugcheck {code:#x}: {text}")
         self._runtime.set_cause(CauseKind.BUGCHECK, code, parameters, text)
         self._runtime.state = MachineState.CRASHED
-        if self._standbys is not None:
-            self._standbys.call()
+        if not self._readiness.call():
+            self._runtime.set_outcome(Verdict.NONE, self.panel.why_no_dump)
+            self._runtime.state = MachineState.FAILED
         faults.die()
 
     def _driver_failed(self, failure: BaseException) -> NoReturn:
@@ -418,7 +436,12 @@ class Machine:
         """What a fault that is asked for can reach."""
         assert self._source is not None
         return faults.Victim(
-            self._runtime, self._controller, self._live.device, self._source.memory, self._block, self.bugcheck
+            self._runtime,
+            self._controller,
+            self._live.device,
+            self._source.memory,
+            self._readiness.block,
+            self.bugcheck,
         )
 
     # Power off
@@ -437,7 +460,8 @@ class Machine:
             self._filesystem.close()
         except FilesystemError as failure:
             self.bugcheck(FILESYSTEM_BUGCHECK, (0, 0, 0, 0), f"the filesystem failed: {failure}")
-        self._dismiss_standbys()
+        self._readiness.dismiss()
+        self._forget_small_dump()
         if self._is_region_ours:
             state = RegionState.HIBERNATING if self._hibernator else RegionState.CLEAN
             self._record = self._record._replace(region_state=state)
@@ -449,14 +473,15 @@ class Machine:
             self._runtime.state = MachineState.OFF
             self._runtime.remove()
 
-    def _dismiss_standbys(self) -> None:
-        standbys, self._standbys = self._standbys, None
-        if standbys is not None:
-            standbys.dismiss()
+    def _forget_small_dump(self) -> None:
+        """Nobody writes there any more: the next stage that is recorded says so on the disk, too."""
+        if self._small_place is not None:
+            self._record = self._small_place.recorded(self._record, RegionState.CLEAN)
 
     def give_up(self) -> None:
         """The boot failed: leave the disk to the next boot, and nothing else behind. It was no run of the machine."""
-        self._dismiss_standbys()
+        self._readiness.dismiss()
+        self._forget_small_dump()
         if self._record.boot_count != self._last_record.boot_count:
             last = self._last_record
             self._record = self._record._replace(boot_count=last.boot_count)

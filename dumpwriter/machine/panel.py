@@ -12,13 +12,13 @@ from dumpwriter.blobarea import OWN, OWN_SIZE_BYTES_MAX, BlobArea
 from dumpwriter.formats.runtime import REASON_TEXT, MachineState, Register
 from dumpwriter.machine import status
 from dumpwriter.sizes import format_count
+from vdisk.bootarea import BootStage
 from vdisk.errors import BootInterruptedError
 from vdisk.mount.control import ControlFile
 
 if TYPE_CHECKING:
     from dumpwriter.memory.source import MemorySource
     from dumpwriter.runtime import RuntimeFile
-    from vdisk.bootarea import BootStage
 
 LOG_LINES_MAX = 4096
 
@@ -86,6 +86,13 @@ class Panel:
         self.runtime.set_text(REASON_TEXT, reason)
         self.runtime[Register.HIBERNATION_REFUSALS] += 1
         self.log(f"hibernation: refused: {reason}")
+
+    @property
+    def why_no_dump(self) -> str:
+        """Why a machine without a standby leaves no dump."""
+        if self.runtime.boot_stage == BootStage.POWER_ON:
+            return "no driver was up that could have written a dump"
+        return f"the machine was not armed: {self._facts.get('reason') or 'it had not come so far'}"
 
     # The log
 

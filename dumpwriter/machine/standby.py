@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dumpwriter.formats.runtime import Call, StandbyRegister
+from dumpwriter.runtime import process_start
 from vdisk.errors import ArmingError
 from vdisk.imagefile import reopen_direct
 
@@ -55,6 +56,8 @@ class Standby:
         self._registers.words = ""
         self._process = self._start(control_block, hardware)
         self.pidfd = os.pidfd_open(self._process.pid)
+        self._registers[StandbyRegister.START] = process_start(self.pid)
+        self._registers[StandbyRegister.PID] = self.pid
 
     def _start(self, control_block: int, hardware: Hardware) -> subprocess.Popen[bytes]:
         own = {"image": reopen_direct(hardware.image.descriptor), "machine": os.pidfd_open(os.getpid())}
@@ -111,6 +114,10 @@ class Standby:
         """Raises `ArmingError` where it does not get that far."""
         self.facts = self._line()
 
+    def go_without_rehearsal(self) -> None:
+        """The machine will not stand still for one."""
+        _stream(self._process.stdin).close()
+
     def let_rehearse(self) -> None:
         """Raises `ArmingError` where the rehearsal fails: then it could not write a dump either."""
         with contextlib.suppress(BrokenPipeError):  # it died, and has said why
@@ -120,8 +127,6 @@ class Standby:
         self._close_streams()
         if reason:
             raise ArmingError(f"the rehearsal failed: {reason}")
-        self._registers[StandbyRegister.START] = self.facts["start"]
-        self._registers[StandbyRegister.PID] = self.pid
 
     def rehearse(self) -> str:
         """Why a dump could not be written; empty where it could."""

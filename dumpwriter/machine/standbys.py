@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import trio
 
 from dumpwriter.crash import controlblock
-from dumpwriter.formats.runtime import REASON_TEXT, STANDBY_NAMES, Call, MachineState, Register
+from dumpwriter.formats.runtime import REASON_TEXT, REGION_RANKS, Call, MachineState, Register
 from dumpwriter.machine.standby import READY_SECONDS, Standby
 from dumpwriter.recovery.report import iso_time
 from dumpwriter.runtime import by_rank
@@ -54,7 +54,7 @@ class Standbys:
 
     def _start_all(self) -> None:
         """They load side by side, and rehearse one after the other: there is one disk."""
-        for rank in range(len(STANDBY_NAMES)):
+        for rank in REGION_RANKS:
             self._start(rank)
         self._each_starting(self._load)
         self._agree()
@@ -130,7 +130,7 @@ class Standbys:
         `on_change` is called whenever the condition is another.
         """
         async with trio.open_nursery() as nursery:
-            for rank in range(len(STANDBY_NAMES)):
+            for rank in REGION_RANKS:
                 nursery.start_soon(self._keep_one, rank, on_change)
 
     async def _keep_one(self, rank: int, on_change: Callable[[], None]) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dumpwriter.blobarea import BlobArea
-from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, STANDBY_NAMES, MachineState, Register, StandbyRegister
+from dumpwriter.formats.runtime import (
+    CAUSE_TEXT,
+    REASON_TEXT,
+    REGION_RANKS,
+    STANDBY_NAMES,
+    MachineState,
+    Register,
+    StandbyRegister,
+)
 from dumpwriter.runtime import is_alive
 from dumpwriter.verdict import Verdict
 
@@ -59,10 +67,10 @@ def present_state(runtime: RuntimeFile) -> MachineState:
 
 def _armed_state(runtime: RuntimeFile) -> MachineState:
     """The machine may not have noticed yet that a standby is gone."""
-    living = sum(standby.is_alive for standby in runtime.standbys)
+    living = sum(runtime.standby(rank).is_alive for rank in REGION_RANKS)
     if not living:
         return MachineState.DISARMED
-    return runtime.state if living == len(STANDBY_NAMES) else MachineState.DEGRADED
+    return runtime.state if living == len(REGION_RANKS) else MachineState.DEGRADED
 
 
 def machine_is_alive(runtime: RuntimeFile) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dumpwriter.formats.region import DumpEnding, DumpLevel, DumpState
 from dumpwriter.recovery.carving import carve
 from dumpwriter.recovery.extraction import CarvedSource, RegionSource, Survey, extract
+from dumpwriter.recovery.lastrun import LastRun, judge, last_words
 from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.places import reason_for_none, region_place, small_places, taken_places, untaken_places
 from dumpwriter.recovery.report import (
@@ -26,7 +27,7 @@ from vdisk import stack
 from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionKind, RegionState
 from vdisk.controller import Controller
 from vdisk.errors import FormatError, GhostdumpError, KeyFileError, NotAnImageError, naming
-from vdisk.imagefile import ImageFile, open_locked, open_unlocked
+from vdisk.imagefile import ImageFile, is_in_use, open_locked, open_unlocked
 from vdisk.layers.mapped import Mapped
 from vdisk.registers import create_registers
 from vdisk.volume import NO_KEY, is_encrypted, key_of
@@ -143,7 +144,8 @@ def recover_image(
                 record = area.write(place.recorded(record, RegionState.TAKEN))
         if refusal is not None and not reports:
             raise refusal
-        return headline(reports) or describe_nothing(reason_for_none(record))
+        last_run = _last_run_of(OfflineDisk(device, area, record), path)
+        return headline(reports) or describe_nothing(reason_for_none(record)) | {"last_run": last_run.describe()}
 
 
 def _resumable(place: Place) -> dict[str, Any]:
@@ -200,7 +202,8 @@ def describe_image(path: str, key: Secret = NO_KEY) -> dict[str, Any]:
 
     Without the key of an encrypted image, what its region holds is not told.
     """
-    with naming(path), opened_disk(open_unlocked(path), key) as disk:
+    descriptor = open_unlocked(path)
+    with naming(path), opened_disk(descriptor, key) as disk:
         record = disk.record
         is_readable = bool(key) or not is_encrypted(record)
         facts: dict[str, Any] = {
@@ -212,6 +215,7 @@ def describe_image(path: str, key: Secret = NO_KEY) -> dict[str, Any]:
             "encrypted": is_encrypted(record),
             "boot_count": record.boot_count,
             "boot_stage": BootStage(record.boot_stage).label,
+            "last_run": _last_run_of(disk, path).describe() if is_readable and not is_in_use(descriptor) else None,
             "region_state": RegionState(record.region_state).name.lower(),
             "region_kind": RegionKind(record.region_kind).name.lower(),
             "generation": record.generation,
@@ -226,6 +230,10 @@ def describe_image(path: str, key: Secret = NO_KEY) -> dict[str, Any]:
             facts["region"] = {"size_bytes": extents.size_bytes, "extents": describe_extents(extents)}
             facts["dump"] = _describe_dump(disk, region_place(record)) if is_readable else None
         return facts
+
+
+def _last_run_of(disk: OfflineDisk, path: str) -> LastRun:
+    return judge(*disk, last_words(os.path.realpath(path), disk.record))
 
 
 def recorded_extents(path: str) -> ExtentMap:

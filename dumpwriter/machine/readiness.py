@@ -1,0 +1,129 @@
+"""What stands ready for a crash: nothing, then the standby of the small dump, then those of the region."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from dumpwriter.dumpkeys import new_seal
+from dumpwriter.machine import arming
+from dumpwriter.machine.policy import Policy
+from dumpwriter.machine.smalldump import SmallDump
+from dumpwriter.machine.standby import Hardware
+from dumpwriter.machine.standbys import Standbys
+
+if TYPE_CHECKING:
+    from dumpwriter.crash.controlblock import ControlBlock
+    from dumpwriter.dumpkeys import PublicKey
+    from dumpwriter.frames import DumpIdentity
+    from dumpwriter.machine.panel import Panel
+    from dumpwriter.memory.source import MemorySource
+    from dumpwriter.recovery.places import Place
+    from vdisk.bootarea import BootArea, BootRecord
+    from vdisk.extent import ExtentMap
+    from vdisk.imagefile import ImageFile
+    from vdisk.secret import Secret
+    from vdisk.stack import Module
+
+
+class Keys:
+    """What a dump is encrypted with: the key of the volume, and the public key that its frames are sealed for."""
+
+    def __init__(self, volume: Secret, dump: PublicKey | None) -> None:
+        self.volume = volume
+        self.dump = dump
+
+
+class Readiness:
+    """Who writes the dump if the machine crashes now. Facts of it go to the panel."""
+
+    def __init__(self, image: ImageFile, registers: int, panel: Panel, keys: Keys) -> None:
+        self._image = image
+        self._registers = registers
+        self._panel = panel
+        self._keys = keys
+        self._source: MemorySource | None = None
+        self._small_dump: SmallDump | None = None
+        self._standbys: Standbys | None = None
+        self.block: ControlBlock | None = None  # what the standbys of the region know
+
+    @property
+    def hardware(self) -> Hardware:
+        assert self._source is not None
+        return Hardware(self._image, self._registers, self._source, self._panel.runtime)
+
+    def use_memory(self, source: MemorySource) -> None:
+        """The memory that a dump is of from here on."""
+        self._source = source
+
+    def prepare_small_dump(self, place: Place, area: BootArea, record: BootRecord) -> None:
+        """From here on a crash leaves something; it may be called again for another memory.
+
+        Raises `ArmingError`, `ImageError` where it does not.
+        """
+        self._image.reserve(*area.run)
+        block = self._control_block(place.identity, record, place.extents(area, record), Policy())
+        self._dismiss_small_dump()
+        self._small_dump = SmallDump(block, self.hardware)
+
+    def arm(
+        self,
+        identity: DumpIdentity,
+        record: BootRecord,
+        extents: ExtentMap,
+        policy: Policy,
+        live: tuple[Module, ...],
+    ) -> None:
+        """Start the standbys of the region; once they are ready, nobody needs a small dump. Raises `ArmingError`."""
+        self.block = self._control_block(identity, record, extents, policy)
+        self._standbys = Standbys(self.hardware, self.block)
+        self._dismiss_small_dump()
+        self._live = [module._asdict() | {"pid": os.getpid()} for module in live]
+        self._armed()
+
+    def disarmed(self, reason: str) -> None:
+        self._panel.disarmed(f"{reason}; a crash leaves a small dump" if self._small_dump else reason)
+
+    async def keep(self) -> None:
+        """Replace standbys that end, as long as the machine runs."""
+        if self._standbys is not None:
+            await self._standbys.keep(self._armed)
+
+    def rehearse(self) -> None:
+        if self._standbys is not None:
+            self._standbys.rehearse()
+
+    def call(self) -> bool:
+        """The machine crashes: stand still until a standby ends this process. False where there is none."""
+        standby = self._standbys or self._small_dump
+        if standby is not None:
+            standby.call()
+        return standby is not None
+
+    def dismiss(self) -> None:
+        """A crash leaves nothing any more."""
+        standbys, self._standbys = self._standbys, None
+        if standbys is not None:
+            standbys.dismiss()
+        self._dismiss_small_dump()
+
+    def _dismiss_small_dump(self) -> None:
+        small_dump, self._small_dump = self._small_dump, None
+        if small_dump is not None:
+            small_dump.dismiss()
+
+    def _control_block(
+        self, identity: DumpIdentity, record: BootRecord, extents: ExtentMap, policy: Policy
+    ) -> ControlBlock:
+        assert self._source is not None
+        policy = policy._replace(seal=new_seal(self._keys.dump) if self._keys.dump else None)
+        return arming.make_control_block(identity, record, extents, self._source, self._keys.volume, policy)
+
+    def _armed(self) -> None:
+        assert self._standbys is not None
+        self._panel.armed(
+            *self._standbys.condition,
+            drivers=[*self._live, *self._standbys.modules],
+            standbys=self._standbys.describe(),
+            rearmings=[rearming._asdict() for rearming in self._standbys.rearmings],
+        )

@@ -1,0 +1,158 @@
+"""A machine that crashes while it boots: at every stage it leaves what it can, and the next boot says where it died."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.builders.elf_reader import ElfCoreFile
+from tests.changes import changed_blocks
+from tests.vmcores import run_reader
+from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootStage
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tests.machines import Machine
+
+LEAVES_NOTHING = {BootStage.POWER_ON}
+LEAVES_A_SMALL_DUMP = {BootStage.DRIVERS, BootStage.FILESYSTEM, BootStage.RECOVERY, BootStage.ARMING}
+LEAVES_EVERYTHING = {BootStage.RUNNING}
+
+
+def crash_at(machine: Machine, stage: BootStage) -> str:
+    """What the mount command says of a machine that crashes there."""
+    said = machine.mount("--crash-at", stage.label, check=1).stderr
+    assert said.count("\n") == 1 and f"at boot stage {stage.label}" in said
+    return said
+
+
+def reports(machine: Machine) -> list[dict[str, Any]]:
+    """Those of all crashes in the mounted disk, in their order."""
+    directory = machine.mountpoint / "var" / "crash"
+    if not directory.exists():
+        return []
+    numbers = sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    return [json.loads((directory / str(number) / "report.json").read_text()) for number in numbers]
+
+
+def test_every_stage_has_its_outcome_here() -> None:
+    assert LEAVES_NOTHING | LEAVES_A_SMALL_DUMP | LEAVES_EVERYTHING | {BootStage.OFF} == set(BootStage)
+
+
+@pytest.mark.parametrize("stage", sorted(LEAVES_A_SMALL_DUMP), ids=lambda stage: stage.label)
+def test_a_crash_at_a_boot_stage_leaves_a_small_dump(machine: Machine, stage: BootStage) -> None:
+    machine.create(size="64MiB")
+    said = crash_at(machine, stage)
+    assert "PARTIAL" in said
+    assert machine.facts("inspect", machine.image)["last_run"] == {
+        "end": "crash with a dump",
+        "stage": stage.label,
+        "reason": f"crash at boot stage {stage.label}, on request",
+    }
+    verified = machine.facts("verify", machine.image, check=1)
+    assert (verified["verdict"], verified["kind"], verified["stage"]) == ("PARTIAL", "small", stage.label)
+
+    machine.mount()
+    status = machine.status()
+    assert status["state"] == "armed"
+    assert (status["last_run"]["end"], status["last_run"]["stage"]) == ("crash with a dump", stage.label)
+    (report,) = reports(machine)
+    assert (report["verdict"], report["kind"], report["stage"]) == ("PARTIAL", "small", stage.label)
+    assert report["bugcheck"]["code"] == 0xE2
+    machine.unmount()
+    machine.must_be_clean()
+
+
+def test_a_crash_before_the_drivers_leaves_no_dump_and_is_told(machine: Machine) -> None:
+    machine.create(size="64MiB")
+    machine.mount()
+    machine.unmount()
+    (stage,) = LEAVES_NOTHING
+    assert "left no dump: no driver was up" in crash_at(machine, stage)
+    expected = {"end": "crash without a dump", "stage": "power-on"}
+    assert machine.facts("inspect", machine.image)["last_run"].items() >= expected.items()
+    recovered = machine.facts("recover", machine.image, "--output", "out", check=1)
+    assert recovered["verdict"] == "NONE" and recovered["last_run"].items() >= expected.items()
+
+    assert "last run: crash without a dump at boot stage power-on" in machine.mount().stdout
+    assert machine.status()["last_run"].items() >= expected.items()
+    machine.unmount()
+    machine.mount()
+    assert machine.status()["last_run"]["end"] == "clean shutdown"
+
+
+def test_a_crash_as_soon_as_it_runs_leaves_everything(machine: Machine) -> None:
+    machine.create(size="64MiB")
+    (stage,) = LEAVES_EVERYTHING
+    assert "COMPLETE" in crash_at(machine, stage)
+    machine.mount()
+    (report,) = reports(machine)
+    assert (report["verdict"], report["kind"], report["stage"]) == ("COMPLETE", "region", "running")
+
+
+def test_a_small_dump_opens_in_others_tools(machine: Machine) -> None:
+    machine.create(size="64MiB")
+    crash_at(machine, BootStage.FILESYSTEM)
+    machine.run("recover", machine.image, "--output", "out", check=1)
+    vmcore = machine.directory / "out" / "1" / "vmcore"
+    run_reader("makedumpfile", "--dump-dmesg", str(vmcore), "dmesg", cwd=machine.directory)
+    log = (machine.directory / "dmesg").read_text()
+    assert "machine simulated, 16 MiB of memory" in log
+    assert "Kernel panic - not syncing: bugcheck 0x000000e2: crash at boot stage filesystem" in log
+    registers = run_reader(
+        "gdb", "-nx", "-batch", "-core", str(vmcore), "-ex", "info registers rip rdi", cwd=machine.directory
+    )
+    assert "0xffffffff80201000" in registers and "0xe2" in registers
+    drgn = pytest.importorskip("drgn", reason="drgn is not installed")
+    program = drgn.Program()
+    program.set_core_dump(str(vmcore))
+    assert program["UTS_RELEASE"].string_() == b"5.4.0-ghostdump"
+
+
+def test_a_small_dump_changes_no_block_outside_the_boot_area(machine: Machine) -> None:
+    machine.create(size="64MiB")
+    machine.mount()
+    shutil.copytree("/usr/share/doc/bash", machine.mountpoint / "doc", symlinks=True)
+    machine.unmount()
+    before = machine.directory / "before.img"
+    subprocess.run(["cp", "--sparse=always", machine.image, before], check=True)
+    crash_at(machine, BootStage.DRIVERS)
+    first = (machine.image.stat().st_size - BOOT_AREA_SIZE_BYTES) // 4096
+    changed = changed_blocks(before, machine.image)
+    assert changed and min(changed) >= first
+    machine.must_be_clean()
+
+
+def test_a_small_dump_has_the_memory_byte_for_byte(machine: Machine) -> None:
+    memory = machine.directory / "memory.raw"
+    memory.write_bytes(b"".join(page.to_bytes(8, "little") + os.urandom(4088) for page in range(4096)))
+    machine.create(size="64MiB")
+    machine.mount("--memory-image", memory, "--crash-at", "arming", check=1)
+    report = machine.facts("recover", machine.image, "--output", "out", check=1)
+    assert report["verdict"] == "PARTIAL" and report["pages_present"] > 200
+    vmcore = ElfCoreFile((machine.directory / "out" / "1" / "vmcore").read_bytes())
+    content = memory.read_bytes()
+    for load in vmcore.loads:
+        found = vmcore.content[load.offset : load.offset + load.in_file]
+        assert found == content[load.physical : load.physical + load.in_file]
+
+
+def test_a_machine_that_cannot_be_armed_leaves_a_small_dump(machine: Machine) -> None:
+    machine.create(recipe='size = "64MiB"\nmemory = "16MiB"\n[disk]\nfill_percent = 100\n')
+    machine.mount()
+    machine.crash()
+    machine.mount()
+    status = machine.status()
+    assert status["state"] == "disarmed" and status["reason"].endswith("a crash leaves a small dump")
+    crash = machine.crash("--bugcheck", "0xD1", check=1)
+    assert (crash["verdict"], crash["standby"]) == ("PARTIAL", 2)
+    report = machine.facts("recover", machine.image, "--output", "out", check=1)
+    assert (report["kind"], report["bugcheck"]["code"], report["stage"]) == ("small", 0xD1, "running")
+    (earlier,) = report["earlier"]
+    assert (earlier["verdict"], earlier["kind"]) == ("COMPLETE", "region")
