@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dumpwriter.formats.region import DumpLevel
 from dumpwriter.machine.recipe import RECIPE_SIZE_BYTES_MAX, Recipe, RecipeFile, parse_recipe, pattern, read_recipe
-from dumpwriter.sizes import UNITS, format_size, parse_size
+from dumpwriter.sizes import UNITS, format_size, parse_seconds, parse_size
 from vdisk.bootarea import RegionKind
 from vdisk.errors import UsageError
 
@@ -49,6 +50,17 @@ def test_what_is_no_size_is_refused_in_one_line(text: str) -> None:
     assert len(str(refusal.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("30", 30.0), ("0.5", 0.5), ("007", 7.0), ("0.000000001", 1e-9)])
+def test_a_time_is_read_as_people_write_it(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.0", "-1", "1e3", "inf", "nan", "1s", " 1", "1,5", "9" * 11, "\u0663"])
+def test_what_is_no_time_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(UsageError, match="is no time: give seconds"):
+        parse_seconds(text)
+
+
 @given(st.integers(1, 1 << 44))
 def test_a_size_as_shown_is_near_to_what_it_is(size_bytes: int) -> None:
     shown = format_size(size_bytes)
@@ -75,7 +87,7 @@ def test_all_that_a_recipe_can_say(tmp_path: Path) -> None:
     path.write_text(
         'shows = "everything"\n'
         + LEAST
-        + '[region]\nkind = "pagefile"\nextents = 64\n[disk]\nfill_percent = 100\n'
+        + 'level = "active"\n[region]\nkind = "pagefile"\nextents = 64\n[disk]\nfill_percent = 100\n'
         + '[[files]]\npath = "/etc/motd"\ntext = "hell\u00f6"\n[[files]]\npath = "/a"\nsize = "5000"\n'
     )
     assert read_recipe(str(path)) == Recipe(
@@ -86,6 +98,7 @@ def test_all_that_a_recipe_can_say(tmp_path: Path) -> None:
         region_extents=64,
         files=(RecipeFile("/etc/motd", "hell\u00f6".encode()), RecipeFile("/a", pattern(5000))),
         fill_percent=100,
+        level=DumpLevel.ACTIVE,
     )
 
 
@@ -105,6 +118,7 @@ REFUSED = {
     "too many extents": LEAST + "[region]\nextents = 4097",
     "a truth for a number": LEAST + "[region]\nextents = true",
     "half an extent": LEAST + "[region]\nextents = 1.5",
+    "a level that is none": LEAST + 'level = "most"',
     "more than full": LEAST + "[disk]\nfill_percent = 101",
     "a relative path": LEAST + '[[files]]\npath = "etc/motd"\ntext = ""',
     "no path": LEAST + '[[files]]\ntext = ""',
