@@ -40,6 +40,11 @@ def test_the_tutorial_can_be_typed(machine: Machine) -> None:
         assert (done.returncode != 0) == (command == REFUSED), f"{command}: {done.stdout}{done.stderr}"
         said[command] = done.stdout
     assert "driver touched freed memory" in said["tail -n 2 dmesg.txt"].splitlines()[-1]
-    assert said["ls mnt/var/crash/1"].split() == ["report.json", "vmcore"]
+    assert said["ls mnt/var/crash/1"].split() == [
+        "report.json",
+        "secondary.events.log",
+        "secondary.machine.json",
+        "vmcore",
+    ]
     assert "armed" in said["ghostdump status mnt"]
     assert not machine.image.exists()
