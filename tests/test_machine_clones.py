@@ -19,6 +19,7 @@ from tests.machines import COMMAND
 from tests.mounting import wait_until
 from tests.process_memory import needs_root
 from tests.test_machine_attacks import memory_that_tells, must_be_exact
+from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, RECORD_OFFSETS_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from tests.machines import Machine
 
 PAGES = 4096
-BOOT_AREA_SIZE_BYTES = 4 << 20
 
 
 @pytest.fixture
@@ -205,3 +205,19 @@ def test_each_standby_is_replaced_alone(machine: Machine) -> None:
     machine.wait_until_dumped()
     assert machine.status()["crash"]["standby"] == 1
     assert machine.facts("verify", machine.image)["verdict"] == "COMPLETE"
+
+
+def test_a_boot_record_that_somebody_wrote_over_degrades_the_machine(machine: Machine) -> None:
+    machine.create()
+    machine.mount()
+    area = machine.image.stat().st_size - BOOT_AREA_SIZE_BYTES
+    places = [area + offset + 64 for offset in RECORD_OFFSETS_BYTES]
+    with machine.image.open("r+b", buffering=0) as disk:
+        kept = [os.pread(disk.fileno(), 8, place) for place in places]
+        for place in places:
+            os.pwrite(disk.fileno(), os.urandom(8), place)
+        wait_until(lambda: machine.status()["state"] == "degraded", "the boot record is missed")
+        assert "the boot area is damaged" in machine.status()["reason"]
+        for place, content in zip(places, kept, strict=True):
+            os.pwrite(disk.fileno(), content, place)
+    wait_until(lambda: machine.status()["state"] == "armed", "the boot record is there again")

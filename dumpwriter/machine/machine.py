@@ -339,6 +339,7 @@ class Machine:
                 nursery.start_soon(self._keep_paging, self._paging)
             nursery.start_soon(self._maintain_filesystem)
             nursery.start_soon(self._readiness.keep)
+            nursery.start_soon(self._readiness.watch, self._region_file, self._area, lambda: self._record)
             nursery.start_soon(self._hibernate_on_request)
             await serve(
                 operations,

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import trio
+
 from dumpwriter.dumpkeys import new_seal
-from dumpwriter.machine import arming
+from dumpwriter.machine import arming, regionwatch
 from dumpwriter.machine.policy import Policy
 from dumpwriter.machine.smalldump import SmallDump
 from dumpwriter.machine.standby import Hardware
 from dumpwriter.machine.standbys import Standbys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dumpwriter.crash.controlblock import ControlBlock
     from dumpwriter.dumpkeys import PublicKey
     from dumpwriter.frames import DumpIdentity
     from dumpwriter.machine.panel import Panel
+    from dumpwriter.machine.regionfile import RegionFile
     from dumpwriter.memory.source import MemorySource
     from dumpwriter.recovery.places import Place
     from vdisk.bootarea import BootArea, BootRecord
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
     from vdisk.imagefile import ImageFile
     from vdisk.secret import Secret
     from vdisk.stack import Module
+
+WATCH_SECONDS = 5.0
 
 
 class Keys:
@@ -88,6 +95,19 @@ class Readiness:
         """Replace standbys that end, as long as the machine runs."""
         if self._standbys is not None:
             await self._standbys.keep(self._armed)
+
+    async def watch(self, region_file: RegionFile, area: BootArea, record: Callable[[], BootRecord]) -> None:
+        """Look after what a dump rests on besides the standbys, as often as they look after themselves."""
+        while self._standbys is not None and self.block is not None:
+            await trio.sleep(WATCH_SECONDS)
+            recorded = self.block.extents
+            moved = regionwatch.why_moved(region_file, recorded)
+            if moved:
+                self._standbys.revoke(moved)
+                return self._armed()
+            if self._standbys.raise_alarm(regionwatch.why_not_found(area, record(), recorded)):
+                self._armed()
+        return None
 
     def rehearse(self) -> None:
         if self._standbys is not None:

@@ -140,9 +140,12 @@ class Standby:
                 return f"it did not answer within {REHEARSAL_SECONDS:.0f} s"
         return self.words
 
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+
     def dismiss(self) -> None:
         """End the standby without a dump."""
-        self._process.send_signal(signal.SIGKILL)
+        self.kill()
         self._process.wait()
         self._close_streams()
         os.close(self.wake)

@@ -45,6 +45,8 @@ class Standbys:
         self._ready: dict[int, Standby] = {}
         self._starting: list[Standby] = []
         self._lost: dict[int, str] = {}  # why a rank has no standby
+        self._alarm: str | None = None  # what besides them is not as it was at arming
+        self._is_revoked = False
         self.rearmings: list[Rearming] = []
         try:
             self._start_all()
@@ -108,9 +110,22 @@ class Standbys:
     @property
     def condition(self) -> tuple[MachineState, str | None]:
         """What the machine may say of itself, and why it is not better."""
-        if not self._lost:
-            return MachineState.ARMED, None
-        return MachineState.DEGRADED if self._ready else MachineState.DISARMED, by_rank(self._lost)
+        if self._is_revoked or not self._ready:
+            return MachineState.DISARMED, self._alarm or by_rank(self._lost)
+        if self._lost or self._alarm:
+            return MachineState.DEGRADED, self._alarm or by_rank(self._lost)
+        return MachineState.ARMED, None
+
+    def raise_alarm(self, alarm: str | None) -> bool:
+        """Degrade the machine for as long as something is not as it was at arming; True where that is news."""
+        is_news, self._alarm = alarm != self._alarm, alarm
+        return is_news
+
+    def revoke(self, reason: str) -> None:
+        """A dump must not be written any more: end the standbys for good."""
+        self._alarm, self._is_revoked = reason, True
+        for standby in self._ready.values():
+            standby.kill()
 
     @property
     def modules(self) -> list[dict[str, Any]]:
@@ -139,6 +154,8 @@ class Standbys:
             await trio.lowlevel.wait_readable(self._ready[rank].pidfd)
             self._lose(rank)
             on_change()
+            if self._is_revoked:
+                return
             if attempts_left:
                 attempts_left -= 1
                 await self._replace(rank)
