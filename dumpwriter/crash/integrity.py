@@ -56,7 +56,6 @@ class LoadedCode:
     """The code of this interpreter, as it is now. What is loaded later is not in it."""
 
     def __init__(self) -> None:
-        gc.collect()  # functions that nobody has any more
         roots = tuple(os.path.dirname(str(sys.modules[name].__file__)) + os.sep for name in PACKAGES)
         codes = list(_codes())
         self._modules = tuple(_modules_below(roots))
