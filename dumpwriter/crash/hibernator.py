@@ -74,7 +74,6 @@ async def _run(handles: Handles, runtime: RuntimeFile) -> None:
         code=LoadedCode(),
         runtime=runtime,
         own=runtime.standby(handles.rank),
-        other=runtime.standby(0),
         meter=os.open("/proc/self/statm", os.O_RDONLY),
     )
     await get_ready(hibernator)
@@ -96,7 +95,7 @@ async def _hibernate(hibernator: Standby) -> None:
     runtime = hibernator.runtime
     with turn.moving(hibernator.own):
         await _wait_for_end(hibernator.handles)
-        await turn.take(runtime, Lock.DISK, hibernator.other)
+        await turn.take(runtime, Lock.DISK)
         check(hibernator)
         await hibernator.clone.dump()
     runtime.set_outcome(Verdict.COMPLETE, "")

@@ -55,7 +55,7 @@ IGNORED_SIGNALS = (
 
 
 class Standby(NamedTuple):
-    """One standby, as it sees itself: its hands, its part of the runtime file, and the other's."""
+    """One standby, as it sees itself: its hands, its code, and its part of the runtime file."""
 
     handles: Handles
     block: PrivateBlock
@@ -63,7 +63,6 @@ class Standby(NamedTuple):
     code: LoadedCode
     runtime: RuntimeFile
     own: StandbyRegisters
-    other: StandbyRegisters
     meter: int  # its own statm
 
 
@@ -92,7 +91,6 @@ async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
         code=LoadedCode(),
         runtime=runtime,
         own=runtime.standby(handles.rank),
-        other=runtime.standby(1 if handles.rank == 0 else 0),
         meter=os.open("/proc/self/statm", os.O_RDONLY),
     )
     if handles.rank == 0 and not turn.try_lock(runtime, Lock.FIRST_LIVES):
@@ -173,7 +171,7 @@ async def _rehearse(standby: Standby) -> str:
     except GhostdumpError as damage:
         return str(damage)
     with turn.moving(standby.own):
-        await turn.take(standby.runtime, Lock.DISK, standby.other)
+        await turn.take(standby.runtime, Lock.DISK)
         reason = await standby.clone.rehearse()
     turn.unlock(standby.runtime, Lock.DISK)
     return reason
@@ -193,15 +191,16 @@ async def _freeze(standby: Standby) -> bool:
 
 async def _is_our_turn(standby: Standby) -> bool:
     """Wait for the disk. Who is not the first waits for its end as well, and is not needed where the first dumped."""
+    first = standby.runtime.standby(0)
     with turn.moving(standby.own):
         if standby.handles.rank > 0:
-            was_ended = await turn.take(standby.runtime, Lock.FIRST_LIVES, standby.other)
+            was_ended = await turn.take(standby.runtime, Lock.FIRST_LIVES)
             if standby.runtime.state == MachineState.DUMPED:
                 return False
             silent = "stood still and was ended" if was_ended else "ended without a word"
-            if standby.other[StandbyRegister.PID]:
-                standby.other.words = standby.other.words or silent
-        await turn.take(standby.runtime, Lock.DISK, standby.other)
+            if first[StandbyRegister.PID]:
+                first.words = first.words or silent
+        await turn.take(standby.runtime, Lock.DISK)
     return True
 
 

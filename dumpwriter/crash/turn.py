@@ -50,21 +50,29 @@ def holder(runtime: RuntimeFile, lock: Lock) -> int:
     return 0 if kind == fcntl.F_UNLCK else int(pid)
 
 
-async def take(runtime: RuntimeFile, lock: Lock, other: StandbyRegisters) -> bool:
-    """Wait until the lock is ours; end the other standby where it holds it and does not move.
+async def take(runtime: RuntimeFile, lock: Lock) -> bool:
+    """Wait until the lock is ours; end whoever holds it and does not move.
 
-    True where the other was ended. Time is counted in looks, not by a clock: a host that stood still is no reason.
+    True where one was ended. Time is counted in looks, not by a clock: a host that stood still is no reason.
     """
-    pulse, looks_left, was_ended = -1, 0, False
+    pulse, looks_left, was_ended = (-1, -1), 0, False
     while not try_lock(runtime, lock):
-        if other[StandbyRegister.PULSE] != pulse:
-            pulse, looks_left = other[StandbyRegister.PULSE], int(STILL_SECONDS / POLL_SECONDS)
+        found = _pulse_of_holder(runtime, lock)
+        if found != pulse:
+            pulse, looks_left = found, int(STILL_SECONDS / POLL_SECONDS)
         elif looks_left:
             looks_left -= 1
         else:
             was_ended |= _end_holder(runtime, lock)
         await trio.sleep(POLL_SECONDS)
     return was_ended
+
+
+def _pulse_of_holder(runtime: RuntimeFile, lock: Lock) -> tuple[int, int]:
+    """Who holds the lock, and how far its pulse has counted."""
+    pid = holder(runtime, lock)
+    pulses = {writer[StandbyRegister.PID]: writer[StandbyRegister.PULSE] for writer in runtime.writers}
+    return pid, pulses.get(pid, 0)
 
 
 def _end_holder(runtime: RuntimeFile, lock: Lock) -> bool:
