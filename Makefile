@@ -1,7 +1,7 @@
 # The first command on a fresh Debian machine is any of these: each prepares what it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-runtime setup-test demo test lint lock clean
+.PHONY: help setup setup-runtime setup-test demo test lint prove lock clean
 bin := .venv/bin
 python_sources := vdisk dumpwriter tests setup.py
 
@@ -27,6 +27,9 @@ lint: setup-test ## ruff and mypy
 
 test: lint ## lint, then all tests but the slow ones
 	$(bin)/pytest
+
+prove: setup-test ## kill -9 at 200 random moments of boot, run, dump and recovery (a quarter of an hour)
+	$(bin)/pytest -m slow -s tests/test_machine_kills.py
 
 lock: ## pin the newest allowed Python packages in requirements/
 	@scripts/lock.sh

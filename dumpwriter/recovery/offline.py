@@ -144,8 +144,10 @@ def recover_image(
                 record = area.write(place.recorded(record, RegionState.TAKEN))
         if refusal is not None and not reports:
             raise refusal
-        last_run = _last_run_of(OfflineDisk(device, area, record), path)
-        return headline(reports) or describe_nothing(reason_for_none(record)) | {"last_run": last_run.describe()}
+        found = headline(reports) or describe_nothing(reason_for_none(record))
+        if found["verdict"] == Verdict.NONE:
+            found |= {"last_run": _last_run_of(OfflineDisk(device, area, record), path).describe()}
+        return found
 
 
 def _resumable(place: Place) -> dict[str, Any]:
