@@ -139,6 +139,7 @@ def test_a_damaged_memory_is_a_cold_boot_that_says_so(machine: Machine, memory_i
     damage_pages(machine)
     said = machine.run("verify", machine.image, check=1).stdout
     assert said.startswith("hibernated machine: PARTIAL")
+    assert machine.facts("inspect", machine.image)["last_run"]["end"] == "hibernation"
     said = machine.mount().stdout
     assert "cold boot" in said and "damaged" in said and "6080 of 6144 pages" in said
     status = machine.status()
@@ -176,6 +177,7 @@ def test_a_power_cut_around_the_mark_is_a_cold_boot(machine: Machine, state: Reg
         assert not (machine.mountpoint / "var").exists()
     else:
         assert "did not finish" in status["resume"]["reason"]
+        assert status["last_run"]["end"] == "hibernation that did not finish"
         assert status["last_recovery"]["cause"] == "hibernation"
         assert machine.crash_directory().exists()
     assert (machine.mountpoint / "kept").read_text() == "kept"

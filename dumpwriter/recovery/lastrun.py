@@ -17,7 +17,7 @@ from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, MachineState, Re
 from dumpwriter.recovery.places import region_place, small_places
 from dumpwriter.recovery.scan import newest_header
 from dumpwriter.verdict import Verdict
-from vdisk.bootarea import BootStage
+from vdisk.bootarea import BootStage, RegionState
 from vdisk.errors import FormatError
 from vdisk.layers.mapped import Mapped
 
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 class End(StrEnum):
     NEVER_RAN = "never ran"
     CLEAN = "clean shutdown"
+    HIBERNATED = "hibernation"
+    NOT_HIBERNATED = "hibernation that did not finish"
     DUMPED = "crash with a dump"
     NOT_DUMPED = "crash without a dump"
     POWER_CUT = "power cut"
 
 
-NOTHING_TO_TELL = (End.NEVER_RAN, End.CLEAN)
+SHUTDOWNS = {RegionState.HIBERNATED: End.HIBERNATED, RegionState.HIBERNATING: End.NOT_HIBERNATED}
 NO_WORD = "machine and standby ended at once, and left no word"
 
 
@@ -101,7 +103,7 @@ def judge(device: BlockDevice, area: BootArea, record: BootRecord, words: LastWo
     if not record.boot_count:
         return LastRun(End.NEVER_RAN, BootStage.OFF, "")
     if stage == BootStage.OFF:
-        return LastRun(End.CLEAN, stage, "")
+        return LastRun(SHUTDOWNS.get(RegionState(record.region_state), End.CLEAN), stage, "")
     header = _begun_header(device, area, record)
     if header is not None:
         return LastRun(End.DUMPED, stage, header.cause_text.rstrip(b"\0").decode(errors="replace"))
