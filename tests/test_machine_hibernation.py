@@ -110,6 +110,9 @@ def test_a_simulated_machine_goes_on_with_its_log(machine: Machine) -> None:
     machine.mount()
     (machine.mountpoint / "before-the-night").write_text("x")
     (machine.mountpoint / "before-the-night").read_text()
+    note = machine.directory / "note.txt"
+    note.write_text("beside memory")
+    machine.run("register", machine.mountpoint, "note.txt", note)
     machine.hibernate()
     report = machine.facts("recover", machine.image, "--output", "asleep")
     assert (report["cause"], report["hibernated"]) == ("hibernation", True)
@@ -122,6 +125,7 @@ def test_a_simulated_machine_goes_on_with_its_log(machine: Machine) -> None:
             if (load.physical + start) // 4096 not in LOG_PAGES:
                 page = asleep.content[load.offset + start : load.offset + start + 4096]
                 assert page == awake[load.physical + start : load.physical + start + 4096]
+    assert "note.txt" in [blob["name"] for blob in machine.status()["secondary"]]
     (machine.mountpoint / "after-the-night").write_text("x")
     assert machine.crash()["verdict"] == "COMPLETE"
     machine.mount()

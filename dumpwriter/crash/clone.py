@@ -17,7 +17,6 @@ from dumpwriter.crash.dump import Cause, DumpJob, Progress
 from dumpwriter.crash.plan import memory_parts, plan_dump
 from dumpwriter.crash.rehearsal import rehearse
 from dumpwriter.crash.writer import WriterThreads, write_dump
-from dumpwriter.formats.controlblock import Purpose
 from dumpwriter.formats.region import CauseKind, MemoryRangeRecord, SecondaryState
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.memory.physical import MemoryRange, PhysicalMemory
@@ -166,7 +165,7 @@ class Clone:
         memory = PhysicalMemory(self._handles.memory, [MemoryRange(*row) for row in block.memory_ranges])
         parts = memory_parts(block.page_classes, memory.runs())
         area = BlobArea(self._handles.runtime)
-        blobs = area.survey() if block.purpose == Purpose.CRASH else []
+        blobs = area.survey()
         pieces = pack([blob for blob in blobs if blob.state == SecondaryState.WHOLE])
         return DumpJob(
             plan=plan_dump(parts, block.extents.size_bytes, block.level, len(pieces)),

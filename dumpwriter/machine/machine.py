@@ -243,6 +243,7 @@ class Machine:
         self._record = self._area.write(self._record._replace(region_state=resumption.region_state))
         if resumption.source is not None:
             self._use_memory(resumption.source)
+            self.panel.take_over(resumption.blobs)
             assert self._small_place is not None
             self._start_small_dump(self._small_place)
         self.panel.publish(resumed=resumption.source is not None, resume=resumption.facts)

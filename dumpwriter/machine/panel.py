@@ -13,11 +13,14 @@ from dumpwriter.formats.runtime import REASON_TEXT, MachineState, Register
 from dumpwriter.machine import status
 from dumpwriter.sizes import format_count
 from vdisk.bootarea import BootStage
-from vdisk.errors import BootInterruptedError
+from vdisk.errors import BootInterruptedError, GhostdumpError
 from vdisk.mount.control import ControlFile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dumpwriter.memory.source import MemorySource
+    from dumpwriter.recovery.blobs import FoundBlob
     from dumpwriter.runtime import RuntimeFile
 
 LOG_LINES_MAX = 4096
@@ -48,6 +51,13 @@ class Panel:
                 with contextlib.suppress(OSError):  # the host has no memory left; a dump without is a dump
                     self._blobs.keep_own(name, content)
                     self._saved[name] = content
+
+    def take_over(self, blobs: Iterable[FoundBlob]) -> None:
+        """Register what was registered before the machine hibernated, but for what is the machine's own."""
+        for name, content in blobs:
+            if name not in OWN:
+                with contextlib.suppress(GhostdumpError):  # somebody may register already, and have taken the room
+                    self._blobs.register(name, content)
 
     def last_words(self, text: str) -> None:
         """Of a machine that crashes. May interrupt anything."""

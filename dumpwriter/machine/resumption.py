@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dumpwriter.memory.source import MemorySource
+    from dumpwriter.recovery.blobs import FoundBlob
     from dumpwriter.recovery.resume import Restored
     from vdisk.blockdevice import BlockDevice
     from vdisk.bootarea import BootArea, BootRecord
@@ -34,6 +35,7 @@ class Resumption(NamedTuple):
 
     source: MemorySource | None
     facts: dict[str, Any]
+    blobs: tuple[FoundBlob, ...] = ()
 
     @property
     def region_state(self) -> RegionState:
@@ -74,7 +76,7 @@ def try_to_resume(
         source = _machine_of(restored, record)
     except (ResumeError, FormatError) as refusal:
         return _cold(record, str(refusal))
-    return Resumption(source, _describe(record, restored, time.monotonic() - started))
+    return Resumption(source, _describe(record, restored, time.monotonic() - started), restored.blobs)
 
 
 def _machine_of(restored: Restored, record: BootRecord) -> MemorySource:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dumpwriter.formats.region import DumpHeader
     from dumpwriter.frames import DumpIdentity
     from dumpwriter.metadata import Metadata
+    from dumpwriter.recovery.blobs import FoundBlob
     from dumpwriter.recovery.scan import Findings
     from vdisk.layers.mapped import Mapped
 
@@ -33,6 +34,7 @@ class Restored(NamedTuple):
     memory: PhysicalMemory
     machine: str
     header: DumpHeader | None
+    blobs: tuple[FoundBlob, ...]  # what was registered beside memory
 
 
 class _IntoMemory:
@@ -70,7 +72,7 @@ def restore(region: Mapped, identity: DumpIdentity, progress: Callable[[int, int
         _must_be_whole(findings, metadata)
         _write_notes(memory, metadata.notes)
         undo.pop_all()
-    return Restored(memory, metadata.machine, findings.header)
+    return Restored(memory, metadata.machine, findings.header, findings.secondary.found)
 
 
 @contextlib.contextmanager
