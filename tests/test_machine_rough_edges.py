@@ -100,6 +100,25 @@ def test_closed_standard_streams_harm_nothing(machine: Machine, closed: tuple[in
     machine.must_be_clean()
 
 
+@pytest.mark.parametrize(
+    "asking", ["mount {image} {mountpoint}", "create another.img --size 64MiB --memory 16MiB --encrypt"]
+)
+def test_a_passphrase_is_asked_of_nobody_where_standard_input_is_closed(machine: Machine, asking: str) -> None:
+    (machine.directory / "key").write_bytes(b"key")
+    machine.create("--encrypt", "--key-file", "key")
+    words = asking.format(image=machine.image, mountpoint=machine.mountpoint)
+    done = subprocess.run(
+        ["sh", "-c", f'exec "{COMMAND}" {words} <&-'],
+        cwd=machine.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (1, 2)
+    assert "give --key-file FILE" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_output_that_nobody_takes_is_one_line(machine: Machine) -> None:
     machine.create()
     with open("/dev/full", "w") as full:

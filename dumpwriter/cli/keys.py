@@ -65,7 +65,8 @@ def _existing_secret(arguments: argparse.Namespace) -> Secret:
         return _read_key_file(arguments.key_file)
     if not sys.stdin.isatty():
         raise LockedImageError(
-            f"{arguments.image} is encrypted: give --key-file FILE, or run it on a terminal to be asked for it"
+            f"{arguments.image} is encrypted: give --key-file FILE, "
+            "or run it on a terminal to be asked for its passphrase"
         )
     return _prompt(f"passphrase of {arguments.image}: ")
 
