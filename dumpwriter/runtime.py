@@ -7,6 +7,7 @@ What stands in it is shared with processes that die half-way; every value read f
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import mmap
 import os
@@ -159,8 +160,10 @@ class RuntimeFile:
         self[Register.DOCUMENT_LENGTH_BYTES] = len(content)
 
     def remove(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+        """Take the name away, where it is still ours: the next machine may be at that mount point already."""
+        with contextlib.suppress(FileNotFoundError), _locked(os.path.dirname(self.path)):
+            if os.path.samestat(os.lstat(self.path), os.fstat(self.descriptor)):
+                os.unlink(self.path)
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -202,8 +205,40 @@ def by_rank(words: dict[int, str]) -> str:
 
 
 def create(mountpoint: str) -> RuntimeFile:
-    """A fresh file for a machine at this mount point; what an earlier machine left there is replaced."""
-    path = os.path.join(directory(), _name_of(mountpoint))
+    """A fresh file for a machine at this mount point; what an earlier machine left there is replaced.
+
+    Raises `MountError` where a machine of that mount point still lives: nobody could find it any more.
+    """
+    place = directory()
+    path = os.path.join(place, _name_of(mountpoint))
+    with _locked(place):
+        if (earlier := _open(path)) is not None:
+            with contextlib.closing(earlier):
+                _refuse_the_living(earlier, mountpoint)
+        return _create_at(path)
+
+
+def _refuse_the_living(machine: RuntimeFile, mountpoint: str) -> None:
+    pid = machine[Register.MACHINE_PID]
+    if is_alive(pid, machine[Register.MACHINE_START]):
+        raise MountError(
+            f"{mountpoint}: another machine starts or ends there (process {pid}): "
+            "wait for it, or name another directory"
+        )
+
+
+@contextlib.contextmanager
+def _locked(place: str) -> Iterator[None]:
+    """One process at a time says whose a name in this directory is."""
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _create_at(path: str) -> RuntimeFile:
     unfinished = f"{path}.{os.getpid()}"
     descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     os.ftruncate(descriptor, HEAD_SIZE_BYTES)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dumpwriter import runtime
+from dumpwriter.formats.runtime import Register
 from dumpwriter.recovery.crashstore import UNFINISHED, HostStore
 from tests.machines import COMMAND
 from tests.mounting import wait_until
-from vdisk.errors import RecoveryError
+from vdisk.errors import MountError, RecoveryError
 from vdisk.mount.mountinfo import parse
 
 if TYPE_CHECKING:
@@ -117,6 +119,31 @@ def test_a_passphrase_is_asked_of_nobody_where_standard_input_is_closed(machine:
     assert done.returncode in (1, 2)
     assert "give --key-file FILE" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_two_machines_never_share_a_mount_point(machine: Machine) -> None:
+    machine.create(size="64MiB")
+    other = machine.directory / "other.img"
+    machine.run("create", other, "--size", "64MiB", "--memory", "16MiB")
+    mounts = [subprocess.Popen([COMMAND, "mount", image, machine.mountpoint]) for image in (machine.image, other)]
+    assert sorted(mount.wait(60) for mount in mounts) == [0, 1]
+    assert machine.status()["state"] == "armed"  # whichever it is, its name was not taken from it
+    machine.unmount()
+
+
+def test_a_mount_point_is_given_to_one_living_machine(tmp_path: Path) -> None:
+    first = runtime.create(str(tmp_path))
+    with pytest.raises(MountError, match="another machine"):
+        runtime.create(str(tmp_path))
+    first[Register.MACHINE_PID] = 0  # it has ended
+    second = runtime.create(str(tmp_path))
+    first.remove()
+    found = runtime.find(str(tmp_path))
+    assert found is not None
+    second.remove()
+    assert runtime.find(str(tmp_path)) is None
+    for file in (first, second, found):
+        file.close()
 
 
 def test_output_that_nobody_takes_is_one_line(machine: Machine) -> None:
