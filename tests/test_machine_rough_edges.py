@@ -146,6 +146,22 @@ def test_a_mount_point_is_given_to_one_living_machine(tmp_path: Path) -> None:
         file.close()
 
 
+def test_json_of_a_mount_in_the_foreground_is_one_document(machine: Machine) -> None:
+    machine.create()
+    command = [COMMAND, "mount", str(machine.image), str(machine.mountpoint), "--foreground", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert "until Ctrl-C" in process.stderr.readline()
+        machine.unmount()
+        assert json.loads(process.stdout.read())["state"] == "armed"
+
+
+@pytest.mark.parametrize("command", ["", " ", '"e2fsck'])
+def test_a_command_that_is_none_is_refused(machine: Machine, command: str) -> None:
+    done = machine.run("device", machine.image, "--run", command, check=2)
+    assert "is not a command" in done.stderr
+
+
 def test_output_that_nobody_takes_is_one_line(machine: Machine) -> None:
     machine.create()
     with open("/dev/full", "w") as full:

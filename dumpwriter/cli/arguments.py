@@ -134,7 +134,9 @@ def _device(commands: Any) -> None:
     command = _command(commands, "device", "device", "run", "show an image as one file, for e2fsck and its kind")
     command.add_argument("image")
     _key_file(command)
-    command.add_argument("--run", metavar="COMMAND", type=shlex.split, help="run this on the file, and end with it")
+    command.add_argument(
+        "--run", metavar="COMMAND", type=_typed(_parse_command), help="run this on the file, and end with it"
+    )
 
 
 def _rehearse(commands: Any) -> None:
@@ -233,6 +235,17 @@ def _levels(command: argparse.ArgumentParser, summary: str) -> None:
 
 def _json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _parse_command(text: str) -> list[str]:
+    """The words of a command, as a shell would take them. Raises `UsageError`."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        words = []
+    if not words:
+        raise UsageError(f"{text!r} is not a command: give it as 'e2fsck -fn', with each quote closed")
+    return words
 
 
 def _typed(parse: Callable[[str], Value]) -> Callable[[str], Value]:

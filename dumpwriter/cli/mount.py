@@ -148,7 +148,7 @@ def _how_it_crashed(mountpoint: str) -> str:
 def _stay(process: subprocess.Popen[bytes]) -> int:
     """Ctrl-C reaches the machine itself, which shuts down cleanly; it is not for us."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    print("mounted until Ctrl-C", flush=True)
+    print("mounted until Ctrl-C", file=sys.stderr)  # standard output may be one JSON document
     return process.wait()
 
 
