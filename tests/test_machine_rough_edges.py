@@ -248,3 +248,18 @@ def test_who_holds_the_image_is_named(machine: Machine) -> None:
     assert f"process {status['standbys'][0]['pid']}" in said
     machine.signal_standbys(signal.SIGCONT)
     machine.wait_until_dumped()
+
+
+def test_what_a_disk_says_does_not_steer_the_terminal(machine: Machine) -> None:
+    machine.create("--encrypt", "--key-file", __file__)
+    before = machine.run("inspect", machine.image, "--key-file", __file__).stdout
+    assert "--key-file" not in before  # it was given
+    machine.mount("--key-file", __file__)
+    said = machine.run("crash", machine.mountpoint, "--text", "two\nlines, \x1b[31mred").stdout
+    said += machine.run("status", machine.mountpoint).stdout
+    said += machine.run("inspect", machine.image, "--key-file", __file__).stdout
+    assert "\x1b" not in said
+    assert r"two\nlines, \x1b[31mred" in said
+    machine.unmount()
+    unknown = machine.run("status", f"{machine.directory}/two\nlines", check=1)
+    assert unknown.stderr.count("\n") == 1

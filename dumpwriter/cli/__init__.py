@@ -61,11 +61,13 @@ def _carry_out(arguments: Sequence[str]) -> int:
 
 def _fail(arguments: Sequence[str], reason: str, code: int) -> int:
     """One line for people; with --json, a document for programs too."""
+    from dumpwriter.printable import printable
+
     if "--json" in arguments:
         import json
 
         print(json.dumps({"error": reason, "exit_code": code}))
-    return _complain(reason, code)
+    return _complain(printable(reason), code)
 
 
 def _complain(reason: str, code: int) -> int:

@@ -19,6 +19,7 @@ from dumpwriter.machine.memorylimit import limited
 from dumpwriter.machine.status import ARMED, RUNNING, machine_is_alive, present_state, standby_is_alive
 from dumpwriter.machine.status import describe_dump as dump_facts
 from dumpwriter.machine.trigger import MANUAL_BUGCHECK, MANUAL_TEXT
+from dumpwriter.printable import printable
 from dumpwriter.recovery.offline import verify_image
 from dumpwriter.runtime import by_rank
 from dumpwriter.verdict import Verdict
@@ -214,12 +215,13 @@ def _tell(machine: RuntimeFile, facts: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
         print_json(facts)
     else:
-        print(f"{_ending(machine, facts['cause'])}; the machine is off")
+        print(f"{printable(_ending(machine, facts['cause']))}; the machine is off")
         if facts["done"]:
             print(f"{facts['cause']}: {facts['done']}")
         print(f"dump: {describe_dump(facts)}")
         if facts["standby"]:
-            print(f"the {STANDBY_NAMES[facts['standby']]} standby wrote it; {by_rank(_words(machine))}")
+            words = by_rank(_words(machine))
+            print(f"the {STANDBY_NAMES[facts['standby']]} standby wrote it" + (f"; {words}" if words else ""))
         if facts["verdict"] != Verdict.NONE:
             image = machine.document().get("image", "IMAGE")
             print(f"take it out: ghostdump mount {image} MOUNTPOINT, or ghostdump recover {image} --output DIR")

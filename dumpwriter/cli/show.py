@@ -10,6 +10,7 @@ from dumpwriter import runtime
 from dumpwriter.cli.keys import volume_key
 from dumpwriter.formats.runtime import STANDBY_NAMES
 from dumpwriter.machine.status import describe
+from dumpwriter.printable import printable
 from dumpwriter.recovery.lastrun import End
 from dumpwriter.recovery.offline import describe_image, recorded_extents
 from dumpwriter.recovery.report import describe_extents
@@ -78,7 +79,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(facts)
     else:
-        print_lines(_image_rows(facts))
+        print_lines(_image_rows(facts, has_key=bool(key)))
     return 0
 
 
@@ -88,7 +89,7 @@ def print_json(facts: object) -> None:
 
 def print_lines(rows: list[tuple[str, str]]) -> None:
     for name, value in rows:
-        print(f"{name:<10} {value}")
+        print(f"{name:<10} {printable(value)}")
 
 
 def _extents_of(target: str) -> list[dict[str, int]]:
@@ -164,7 +165,7 @@ def _describe_standby(standby: dict[str, Any]) -> str:
     return f"{standby['pid']}, {locked}, {confined}"
 
 
-def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+def _image_rows(facts: dict[str, Any], *, has_key: bool) -> list[tuple[str, str]]:
     rows = [
         ("image", facts["image"]),
         ("disk", f"{format_size(facts['disk_size_bytes'])}, id {facts['disk_id']}"),
@@ -177,7 +178,7 @@ def _image_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if facts["region"]:
         region = facts["region"]
         rows.append(("", f"{format_size(region['size_bytes'])} in {format_count(len(region['extents']), 'extent')}"))
-    if facts["encrypted"] and not facts["dump"]:
+    if facts["encrypted"] and not facts["dump"] and not has_key:
         rows.append(("dump", "its header is read with --key-file"))
     if facts["dump"] and facts["dump"]["bugcheck"]:
         dump = facts["dump"]

@@ -39,6 +39,7 @@ from dumpwriter.machine.smalldump import choose_place
 from dumpwriter.machine.trigger import MANUAL_BUGCHECK, parse_trigger
 from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
+from dumpwriter.printable import printable
 from dumpwriter.recovery.lastrun import judge, last_words
 from dumpwriter.recovery.places import untaken_places
 from dumpwriter.recovery.report import describe_extents, without_page_lists
@@ -490,8 +491,3 @@ class Machine:
             with contextlib.suppress(DeviceError):
                 self._reach(BootStage(last.boot_stage))
         self._runtime.remove()
-
-
-def printable(name: str) -> str:
-    """A name as one line of a log can hold it: what would end the line, or is no text, is escaped."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
