@@ -1,4 +1,4 @@
-"""docs/tutorial.md, typed line by line: every command does what the page says."""
+"""docs/tutorial.md, typed line by line: every command does what the page says. And the disks of docs/how-to.md."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.machines import COMMAND
 from tests.sources import REPOSITORY
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from tests.machines import Machine
 
 TUTORIAL = (REPOSITORY / "docs" / "tutorial.md").read_text()
+DISKS_OF_RECIPES = re.findall(
+    r"^ghostdump create (disk.img --size .*)", (REPOSITORY / "docs" / "how-to.md").read_text(), re.MULTILINE
+)
 PREPARES = ("make ", "export ", "sudo ")  # done by whoever runs the tests
 REFUSED = "rm -f mnt/dump.bin"
 
@@ -48,3 +53,9 @@ def test_the_tutorial_can_be_typed(machine: Machine) -> None:
     ]
     assert "armed" in said["ghostdump status mnt"]
     assert not machine.image.exists()
+
+
+@pytest.mark.parametrize("arguments", DISKS_OF_RECIPES)
+def test_the_disks_of_the_recipes_can_be_made(machine: Machine, arguments: str) -> None:
+    (machine.directory / "disk.key").write_bytes(b"key")
+    machine.run("create", *arguments.split())
