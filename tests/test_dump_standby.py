@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from dumpwriter.crash import controlblock, standby
+from dumpwriter import runtime
+from dumpwriter.crash import controlblock, standby, turn
 from dumpwriter.crash.clone import OPEN_SECONDS, REHEARSAL_SECONDS, Clone, Handles, must_be_our_disk
 from dumpwriter.crash.controlblock import PrivateBlock
 from tests.test_dump_controlblock import BLOCK
@@ -60,8 +61,28 @@ async def test_a_disk_that_does_not_answer_ends_in_a_reason(stalled: Clone, auto
     started = trio.current_time()
     with pytest.raises(DeviceError, match="did not answer within"):
         await stalled._take_disk_over()
-    assert "did not let the clone rehearse" in await stalled.rehearse()
+    with pytest.raises(DeviceError, match="did not let the clone rehearse"):
+        await stalled.rehearse()
     assert trio.current_time() - started <= OPEN_SECONDS + REHEARSAL_SECONDS + 1
+
+
+async def test_a_disk_that_holds_a_thread_of_a_rehearsal_is_not_given_back(
+    stalled: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """The thread may write whenever the disk lets it go on: over a dump that the other standby wrote meanwhile."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(standby, "check", lambda _: None)
+    given_back: list[object] = []
+    monkeypatch.setattr(turn, "unlock", lambda *given: given_back.append(given))
+    made = runtime.create(str(tmp_path / "mnt"))
+    parts: Any = dict.fromkeys(standby.Standby._fields) | {"clone": stalled, "runtime": made}
+    try:
+        with pytest.raises(DeviceError, match="did not let the clone rehearse"):
+            await standby._rehearse(standby.Standby(**parts | {"own": made.standby(1)}))
+    finally:
+        made.remove()
+        made.close()
+    assert given_back == []
 
 
 def must_be_ours(disk: MemoryDisk) -> None:

@@ -92,14 +92,18 @@ class Clone:
         await self._threads.run_on_each(lambda _: self._drivers.set_aside())
 
     async def rehearse(self) -> str:
-        """Why a dump could not be written; empty where it could."""
+        """Why a dump could not be written; empty where it could.
+
+        Raises `DeviceError` where the disk still holds a thread of this process, which may write whenever the disk
+        lets it go on: the process must end before anybody else has the disk.
+        """
         try:
             with trio.fail_after(REHEARSAL_SECONDS):
                 await self._threads.run_one(lambda: rehearse(self._open_disk().region))
         except GhostdumpError as refusal:
             return str(refusal)
         except trio.TooSlowError:
-            return f"the disk did not let the clone rehearse within {REHEARSAL_SECONDS:.0f} s"
+            raise DeviceError(f"the disk did not let the clone rehearse within {REHEARSAL_SECONDS:.0f} s") from None
         return ""
 
     async def dump(self) -> None:

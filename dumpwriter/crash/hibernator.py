@@ -31,6 +31,7 @@ from dumpwriter.crash.standby import (
     first_of,
     first_readable,
     get_ready,
+    in_words,
     is_power_lost,
 )
 from dumpwriter.formats.controlblock import Purpose
@@ -40,7 +41,7 @@ from dumpwriter.runtime import RuntimeFile
 from dumpwriter.verdict import Verdict
 from vdisk.bootarea import BootArea, RegionState
 from vdisk.controller import Order
-from vdisk.errors import DeviceError, FormatError, GhostdumpError
+from vdisk.errors import DeviceError, FormatError
 
 if TYPE_CHECKING:
     from dumpwriter.frames import DumpIdentity
@@ -59,7 +60,7 @@ def main() -> None:
         trio.run(_run, handles, runtime)
     except BaseException as failure:
         if not is_power_lost(failure):
-            runtime.standby(handles.rank).words = words = _words(first_of(failure))
+            runtime.standby(handles.rank).words = words = in_words(first_of(failure))
             if runtime.hibernates:  # else the machine still runs, and looks at the words itself
                 _fail(runtime, words)
     os._exit(0)  # without teardown: a thread that a stalled disk holds must not hold the process
@@ -105,10 +106,6 @@ async def _hibernate(hibernator: Standby) -> None:
 def _fail(runtime: RuntimeFile, reason: str) -> None:
     runtime.set_outcome(Verdict.PARTIAL if runtime[Register.PAGES_WRITTEN] else Verdict.NONE, reason)
     runtime.state = MachineState.FAILED
-
-
-def _words(failure: BaseException) -> str:
-    return str(failure) if isinstance(failure, GhostdumpError) else repr(failure)
 
 
 async def _wait_for_end(handles: Handles) -> None:

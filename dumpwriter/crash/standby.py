@@ -76,7 +76,7 @@ def main() -> None:
         trio.run(_stand_by, handles, runtime)
     except BaseException as failure:
         if not is_power_lost(failure):
-            own.words = repr(first_of(failure))
+            own.words = in_words(first_of(failure))
             if select.select([handles.machine], [], [], 0)[0]:  # else the machine lives, and replaces this process
                 _fail(runtime)
     os._exit(0)  # without teardown: a thread that a stalled disk holds must not hold the process
@@ -140,7 +140,8 @@ def _facts(standby: Standby) -> dict[str, Any]:
 async def _until_woken(standby: Standby) -> None:
     """Sleep until the machine is dead or calls; rehearse as often as it asks for that meanwhile.
 
-    Raises `GhostdumpError` where this process is found damaged: it is looked at every few seconds.
+    Raises `GhostdumpError` where this process must end: it is found damaged, and is looked at every few seconds; or the
+    disk holds a thread of its rehearsal.
     """
     while True:
         with trio.move_on_after(SCRUB_SECONDS) as pause:
@@ -166,6 +167,10 @@ def check(standby: Standby) -> None:
 
 
 async def _rehearse(standby: Standby) -> str:
+    """What it found; empty where a dump could be written.
+
+    Where it raises the disk is not given back: a thread of this process may still write, so only its end does that.
+    """
     try:
         check(standby)
     except GhostdumpError as damage:
@@ -232,6 +237,11 @@ def is_power_lost(failure: BaseException) -> bool:
     if isinstance(failure, BaseExceptionGroup):
         return failure.subgroup(PowerLost) is not None
     return isinstance(failure, PowerLost)
+
+
+def in_words(failure: BaseException) -> str:
+    """What we declared says itself what it is."""
+    return str(failure) if isinstance(failure, GhostdumpError) else repr(failure)
 
 
 def first_of(failure: BaseException) -> BaseException:

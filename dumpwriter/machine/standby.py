@@ -110,9 +110,9 @@ class Standby:
         """Its clones' rows of the module table."""
         return [module | {"pid": self.pid} for module in self.facts["modules"]]
 
-    def wait_until_loaded(self) -> None:
-        """Raises `ArmingError` where it does not get that far."""
-        self.facts = self._line()
+    def wait_until_loaded(self, wait_seconds: float = READY_SECONDS) -> None:
+        """Raises `ArmingError` where it does not get that far in time."""
+        self.facts = self._line(wait_seconds)
 
     def go_without_rehearsal(self) -> None:
         """The machine will not stand still for one."""
@@ -123,13 +123,16 @@ class Standby:
         with contextlib.suppress(BrokenPipeError):  # it died, and has said why
             _stream(self._process.stdin).write(b"\n")
             _stream(self._process.stdin).flush()
-        reason = self._line()["rehearsal"]
+        reason = self._line(REHEARSAL_SECONDS)["rehearsal"]
         self._close_streams()
         if reason:
             raise ArmingError(f"the rehearsal failed: {reason}")
 
     def rehearse(self) -> str:
-        """Why a dump could not be written; empty where it could."""
+        """Why a dump could not be written; empty where it could.
+
+        One that does not answer is ended: it would rehearse once it moves again, beside a machine that runs.
+        """
         before = self._registers[StandbyRegister.REHEARSALS]
         os.eventfd_write(self.wake, Call.REHEARSE)
         deadline = time.monotonic() + REHEARSAL_SECONDS
@@ -137,7 +140,9 @@ class Standby:
             if select.select([self.pidfd], [], [], REHEARSAL_POLL_SECONDS)[0]:
                 return self.words or "it died"
             if time.monotonic() > deadline:
-                return f"it did not answer within {REHEARSAL_SECONDS:.0f} s"
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                self._registers.words = f"it did not answer within {REHEARSAL_SECONDS:.0f} s"
+                return self.words
         return self.words
 
     def kill(self) -> None:
@@ -151,10 +156,10 @@ class Standby:
         os.close(self.wake)
         os.close(self.pidfd)
 
-    def _line(self) -> dict[str, Any]:
-        """The next line of what it says. Raises `ArmingError` where none comes."""
+    def _line(self, wait_seconds: float) -> dict[str, Any]:
+        """The next line of what it says. Raises `ArmingError` where none comes in time; the process is ended then."""
         output = _stream(self._process.stdout)
-        readable, _, _ = select.select([output], [], [], READY_SECONDS)
+        readable, _, _ = select.select([output], [], [], wait_seconds)
         line = output.readline() if readable else b""
         if not line:
             self._process.kill()

@@ -83,10 +83,10 @@ class Standbys:
         self._starting.append(standby)
         return standby
 
-    def _load(self, standby: Standby) -> None:
+    def _load(self, standby: Standby, wait_seconds: float = READY_SECONDS) -> None:
         """Wait until it is loaded. Raises `ArmingError`; it is gone then."""
         with self._dismissed_where_it_fails(standby):
-            standby.wait_until_loaded()
+            standby.wait_until_loaded(wait_seconds)
 
     def _admit(self, standby: Standby) -> None:
         """Count on a standby that is loaded once it has rehearsed. Raises `ArmingError`; it is gone then."""
@@ -175,7 +175,7 @@ class Standbys:
         with trio.move_on_after(READY_SECONDS):
             await trio.lowlevel.wait_readable(standby.output)
         try:
-            self._load(standby)
+            self._load(standby, wait_seconds=0)  # it had its time, while the machine went on
             self._admit(standby)
         except ArmingError as refusal:
             self._lost[rank] = f"{refusal}; unmount and mount again to arm"
