@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -65,12 +66,18 @@ def test_the_copy_of_a_dump_never_overwrites_the_dump(machine: Machine) -> None:
     finally:
         process.communicate(timeout=60)
     if machine.facts("inspect", machine.image)["region_state"] == "armed":
-        assert machine.facts("verify", machine.image)["verdict"] == "COMPLETE"
+        assert of_the_region(machine.facts("verify", machine.image, check=None))["verdict"] == "COMPLETE"
     machine.end()
     machine.mount()
-    newest = max(int(name) for name in os.listdir(machine.mountpoint / "var" / "crash") if name.isdecimal())
-    assert must_be_exact(machine.crash_directory(newest) / "vmcore", memory) == 4096
+    reports = (machine.mountpoint / "var" / "crash").glob("*/report.json")
+    (copy,) = [report.parent for report in reports if json.loads(report.read_bytes())["kind"] == "region"]
+    assert must_be_exact(copy / "vmcore", memory) == 4096
     assert machine.status()["state"] == "armed"
+
+
+def of_the_region(report: dict[str, Any]) -> dict[str, Any]:
+    """What a report says of the dump in the region: a machine that is killed as it boots leaves a small one as well."""
+    return next(each for each in (report, *report.get("earlier", ())) if each["kind"] == "region")
 
 
 def steps_done(machine: Machine) -> int:
