@@ -5,10 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dumpwriter.crash.plan import MemoryPart, memory_parts, plan_dump, region_size_bytes
+from dumpwriter.crash.plan import PAGE_FRAMES_MIN, MemoryPart, memory_parts, plan_dump, region_size_bytes
 from dumpwriter.formats.region import ClassRunRecord, FrameKind, PageRun
 from dumpwriter.frames import page_count, slot_count
 from dumpwriter.memory.physical import MemoryRun
+from vdisk.bootarea import SMALL_DUMP_SIZE_BYTES
 
 
 def parts_of(lengths: list[tuple[int, int, bool]]) -> list[MemoryPart]:
@@ -91,3 +92,9 @@ def test_memory_is_cut_by_worth_and_by_holes(
         for number in range(first, first + count)
     }
     assert found == {number: (worth.get(number, 255), is_hole) for number, is_hole in holes.items()}
+
+
+def test_secondary_data_leaves_a_small_dump_room_for_the_log() -> None:
+    parts = [MemoryPart(1, PageRun(0, 1000), is_zero=False)]
+    plan = plan_dump(parts, SMALL_DUMP_SIZE_BYTES, secondary_frames=100)
+    assert [frame.kind for frame in plan.frames].count(FrameKind.PAGES) == PAGE_FRAMES_MIN

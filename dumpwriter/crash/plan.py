@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 REQUEST_FRAMES = 8  # one request to the disk: 2 MiB is where a large aligned write reaches full speed
 META_COPIES = 2
+PAGE_FRAMES_MIN = 2  # kept from secondary data, for the log and what else is worth most
 SECONDARY_FRAMES_MAX = 1 + (
     (SECONDARY_SIZE_BYTES_MAX + 2 * SECONDARY_COUNT_MAX * SECONDARY_PIECE.size_bytes)
     // (FRAME_PAGES_MAX * PAGE_SIZE_BYTES)
@@ -92,7 +93,10 @@ def plan_dump(
     level: DumpLevel = DumpLevel.AUTOMATIC,
     secondary_frames: int = 0,
 ) -> DumpPlan:
-    """Lay out what fits. A region that cannot hold even the metadata twice gives a plan without frames."""
+    """Lay out what fits; secondary data leaves a small dump as much of memory as the log needs.
+
+    A region that cannot hold even the metadata twice gives a plan without frames.
+    """
     ordered = sorted(parts)
     wanted = [part for part in ordered if part.rank <= LAST_RANK[level]]
     pages_total, pages_wanted = (sum(part.run.page_count for part in some) for some in (ordered, wanted))
@@ -101,7 +105,7 @@ def plan_dump(
         return DumpPlan((), pages_total, pages_wanted, 0)
     contents: list[tuple[FrameKind, tuple[PageRun, ...]]] = [
         (FrameKind.META, ()),
-        *[(FrameKind.SECONDARY, ())] * min(secondary_frames, slots - META_COPIES),
+        *[(FrameKind.SECONDARY, ())] * min(secondary_frames, max(0, slots - META_COPIES - PAGE_FRAMES_MIN)),
     ]
     contents += itertools.islice(_frames_by_worth(wanted), slots - len(contents) - 1)
     contents.append((FrameKind.META, ()))

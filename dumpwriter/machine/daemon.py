@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dumpwriter.machine.machine import Machine, MountRequest
+from dumpwriter.machine.boot import Boot, MountRequest
+from dumpwriter.machine.machine import Machine
 from vdisk.errors import GhostdumpError
 from vdisk.mount.groups import ungrouped
 from vdisk.secret import Secret
@@ -54,31 +55,34 @@ def run_machine(request: MountRequest, volume_key: Secret, announce: Callable[[d
 
 
 async def _run(request: MountRequest, volume_key: Secret, announce: Callable[[dict[str, object]], None]) -> None:
-    with ungrouped(), contextlib.ExitStack() as resources, trio.CancelScope() as boot:
+    with ungrouped(), contextlib.ExitStack() as resources, trio.CancelScope() as booting:
         token = trio.lowlevel.current_trio_token()
-        machine = Machine(request, resources, volume_key)
+        stop = trio.Event()
+        boot = Boot(request, resources, volume_key)
 
-        def press(*_: object) -> None:
-            machine.press_power_button()
-            token.run_sync_soon(boot.cancel)
+        def press_power_button(*_: object) -> None:
+            boot.panel.press_power_button()
+            token.run_sync_soon(booting.cancel)
+            token.run_sync_soon(stop.set)
 
         def on_ready() -> None:
             try:
-                announce(machine.panel.facts)
+                announce(boot.panel.facts)
             except BrokenPipeError:  # whoever asked for the mount does not wait for it any more
-                machine.press_power_button()
+                press_power_button()
 
         signal.signal(signal.SIGPWR, signal.SIG_IGN)  # a request to hibernate, which only a machine that runs can take
         for button in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(button, press)
+            signal.signal(button, press_power_button)
         try:
-            await machine.boot()
+            await boot.run()
         except BaseException:
-            machine.give_up()
+            boot.give_up()
             raise
+        machine = Machine(boot)
         try:
             with trio.CancelScope(shield=True):
-                await machine.run(on_ready)
+                await machine.run(stop, on_ready)
         finally:
             machine.power_off()
 

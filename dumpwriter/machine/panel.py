@@ -115,6 +115,10 @@ class Panel:
         if self._source is not None:
             self._source.log(text)
 
+    def failed(self, handler: str, failure: Exception) -> None:
+        """A request to the mount was answered with EIO."""
+        self.log(f"mount: {handler}: {failure!r}")
+
     # Progress of the boot, and its end by the power button
 
     def press_power_button(self) -> None:

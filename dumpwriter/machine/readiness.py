@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
 from dumpwriter.dumpkeys import new_seal
-from dumpwriter.machine import arming, regionwatch
+from dumpwriter.formats.region import CauseKind
+from dumpwriter.formats.runtime import MachineState
+from dumpwriter.machine import arming, faults, regionwatch
 from dumpwriter.machine.policy import Policy
 from dumpwriter.machine.smalldump import SmallDump
 from dumpwriter.machine.standby import Hardware
 from dumpwriter.machine.standbys import Standbys
+from dumpwriter.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,12 +116,21 @@ class Readiness:
         if self._standbys is not None:
             self._standbys.rehearse()
 
-    def call(self) -> bool:
-        """The machine crashes: stand still until a standby ends this process. False where there is none."""
+    def bugcheck(self, code: int, parameters: tuple[int, int, int, int], text: str) -> NoReturn:
+        """The machine stops here: it stands still until a standby kills it, or a while at the most."""
+        runtime = self._panel.runtime
+        if self._source is not None:
+            self._source.bugcheck(code, parameters, text)
+        self._panel.last_words(f"bugcheck {code:#x}: {text}")
+        runtime.set_cause(CauseKind.BUGCHECK, code, parameters, text)
+        runtime.state = MachineState.CRASHED
         standby = self._standbys or self._small_dump
         if standby is not None:
             standby.call()
-        return standby is not None
+        else:
+            runtime.set_outcome(Verdict.NONE, self._panel.why_no_dump)
+            runtime.state = MachineState.FAILED
+        faults.die()
 
     def dismiss(self) -> None:
         """A crash leaves nothing any more."""
