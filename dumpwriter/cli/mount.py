@@ -26,6 +26,7 @@ from dumpwriter.cli.show import (
 from dumpwriter.formats.runtime import MachineState, Register
 from dumpwriter.levels import leaves_out_pages, parse_level
 from dumpwriter.machine.status import describe, machine_is_alive, standby_is_alive
+from dumpwriter.recovery.report import is_of_dump, together
 from dumpwriter.sizes import format_count, format_size
 from dumpwriter.verdict import Verdict
 from vdisk.errors import GhostdumpError, ImageInUseError, MountError
@@ -159,10 +160,9 @@ def _tell(facts: dict[str, Any], mountpoint: str, *, as_json: bool) -> None:
     if facts["resume"]:
         print(describe_resume(facts))
     last = "last memory" if facts["resume"] else "last crash"
-    recovery = facts.get("last_recovery") or {}
-    for dump in (*recovery.get("earlier", []), recovery):
-        if dump.get("pages_total") or dump.get("bugcheck"):
-            print(f"{last}: {describe_recovery(dump | {'path': _shown_path(dump, mountpoint)})}")
+    for report in together(facts["last_recovery"]) if facts.get("last_recovery") else []:
+        if is_of_dump(report):
+            print(f"{last}: {describe_recovery(report | {'path': _shown_path(report, mountpoint)})}")
     if facts["last_run"]["end"] in TOLD_ENDS:
         print(f"last run: {describe_last_run(facts['last_run'])}")
     region = facts.get("region")

@@ -14,6 +14,7 @@ from dumpwriter.cli.show import describe_recovery, print_json
 from dumpwriter.recovery.crashstore import HostStore
 from dumpwriter.recovery.offline import holds_sealed_dump, recover_image, recover_sealed_file, verify_image
 from dumpwriter.recovery.opening import WithoutKey
+from dumpwriter.recovery.report import together
 from dumpwriter.recovery.retention import Retention
 from dumpwriter.verdict import Verdict
 from vdisk.errors import KeyFileError
@@ -37,11 +38,13 @@ def run(arguments: argparse.Namespace) -> int:
             report = _recover_file(arguments, new_opener(), show)
         else:
             raise KeyFileError(f"{arguments.image} is a sealed dump: {HOW_TO_OPEN}")
-    code = _tell(report, as_json=arguments.json)
-    if not report["sealed"]:
-        return code
-    print(f"ghostdump: the dump is sealed: {HOW_TO_OPEN}", file=sys.stderr)
-    return FAILED_EXIT_CODE
+    code = tell(report, as_json=arguments.json)
+    for reason in report.get("unopened", []):
+        print(f"ghostdump: another dump stays in {arguments.image}: {reason}", file=sys.stderr)
+    if any(dump["sealed"] for dump in together(report)):
+        print(f"ghostdump: the dump is sealed: {HOW_TO_OPEN}", file=sys.stderr)
+        return FAILED_EXIT_CODE
+    return FAILED_EXIT_CODE if "unopened" in report else code
 
 
 def _recover_file(arguments: argparse.Namespace, opener: Opener, show: Callable[[int, int], None]) -> dict[str, Any]:
@@ -57,13 +60,13 @@ def _recover_image(
     key = volume_key(arguments)
     with contextlib.closing(HostStore(arguments.output)) as store:
         report = recover_image(arguments.image, store, retention, show, key, new_opener)
-    if not arguments.json and report["verdict"] != Verdict.NONE:
+    if not arguments.json and any(dump["verdict"] != Verdict.NONE for dump in together(report)):
         _tell_what_stays(report, arguments.image)
     return report
 
 
 def _tell_what_stays(report: dict[str, Any], image: str) -> None:
-    if report.get("hibernated"):
+    if any(dump.get("hibernated") for dump in together(report)):
         print(f"{image} holds a hibernated machine: this is a copy of its memory, and the next mount resumes it")
     elif not os.access(image, os.W_OK):
         print(f"{image} is read-only: the dump in it is not marked as taken")
@@ -73,13 +76,16 @@ def verify(arguments: argparse.Namespace) -> int:
     key = volume_key(arguments)
     with progress_bar("verify") as show:
         report = verify_image(arguments.image, show, key)
-    return _tell(report, as_json=arguments.json)
+    return tell(report, as_json=arguments.json)
 
 
-def _tell(report: dict[str, Any], *, as_json: bool) -> int:
+def tell(report: dict[str, Any], *, as_json: bool) -> int:
+    """A line for each dump; the exit code is that of the worst verdict."""
+    dumps = together(report)
     if as_json:
         print_json(report)
     else:
-        kind = "hibernated machine: " if report.get("hibernated") else ""
-        print(f"{kind}{describe_recovery(report)}")
-    return 0 if report["verdict"] == Verdict.COMPLETE else 1
+        for dump in dumps:
+            kind = "hibernated machine: " if dump.get("hibernated") else ""
+            print(f"{kind}{describe_recovery(dump)}")
+    return 0 if all(dump["verdict"] == Verdict.COMPLETE for dump in dumps) else FAILED_EXIT_CODE

@@ -13,7 +13,8 @@ from dumpwriter.machine.status import describe
 from dumpwriter.printable import printable
 from dumpwriter.recovery.lastrun import End
 from dumpwriter.recovery.offline import describe_image, recorded_extents
-from dumpwriter.recovery.report import describe_extents
+from dumpwriter.recovery.places import PlaceKind
+from dumpwriter.recovery.report import describe_extents, together
 from dumpwriter.sizes import format_count, format_size
 from dumpwriter.verdict import Verdict
 from vdisk.bootarea import BootStage
@@ -142,7 +143,7 @@ def _rows_of_earlier_runs(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if facts.get("last_run", {}).get("end") in TOLD_ENDS:
         rows.append(("last run", describe_last_run(facts["last_run"])))
     if facts.get("last_recovery"):
-        rows.append(("last boot", describe_recovery(facts["last_recovery"])))
+        rows += [("last boot", describe_recovery(report)) for report in together(facts["last_recovery"])]
     if facts.get("resume"):
         rows.append(("resume", describe_resume(facts)))
     return rows
@@ -213,8 +214,10 @@ def describe_last_run(last_run: dict[str, Any]) -> str:
 
 
 def describe_recovery(report: dict[str, Any]) -> str:
-    """One line: verdict, where it is or why it is not there."""
+    """One line: verdict, where it is or why it is not there. A small dump says at which stage the machine died."""
     line = str(report["verdict"])
+    if report["kind"] == PlaceKind.SMALL and report["stage"]:
+        line += f", small dump of boot stage {report['stage']}"
     if report["pages_total"]:
         line += f", {_pages(report)}"
     if report["verdict"] == Verdict.PARTIAL and report["level_held"]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from dumpwriter import runtime
 from dumpwriter.dumpkeys import fingerprint, load_public_key
@@ -34,7 +34,7 @@ from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
 from dumpwriter.recovery.lastrun import judge, last_words
 from dumpwriter.recovery.places import untaken_places
-from dumpwriter.recovery.report import describe_extents, without_page_lists
+from dumpwriter.recovery.report import describe_extents, together, without_page_lists
 from dumpwriter.recovery.retention import Retention
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootStage, RegionKind, RegionState
@@ -231,6 +231,8 @@ class Boot:
             else:
                 last.take_out(Retention(request.keep, request.min_free_bytes), self.panel.show_step)
         except RecoveryError as refusal:
+            if last.found:  # what came out before the one that has to stay
+                self._tell_of_dumps(last.found)
             raise RecoveryError(
                 f"{refusal}; the dump stays in the region: make room in /var/crash, unmount and mount again; or "
                 f"unmount and ghostdump recover {request.image} --output DIR; or give it up with "
@@ -238,9 +240,12 @@ class Boot:
             ) from None
         finally:
             self.record = last.record
-        report = last.report
-        self.panel.publish(last_recovery=without_page_lists(report))
-        self.panel.log(f"recovery: {report['verdict']} {report['reason']} {report['path'] or ''}".rstrip())
+        self._tell_of_dumps(last.report)
+
+    def _tell_of_dumps(self, found: dict[str, Any]) -> None:
+        self.panel.publish(last_recovery=without_page_lists(found))
+        for report in together(found):
+            self.panel.log(f"recovery: {report['verdict']} {report['reason']} {report['path'] or ''}".rstrip())
 
     def _arm(self) -> None:
         assert self.source is not None

@@ -59,9 +59,14 @@ class LastDumps:
         self._reports: list[dict[str, Any]] = []
 
     @property
+    def found(self) -> dict[str, Any] | None:
+        """The dumps that were looked at so far, as `headline` puts them together."""
+        return headline(self._reports)
+
+    @property
     def report(self) -> dict[str, Any]:
-        """The newest dump that was found; or why there is none."""
-        return headline(self._reports) or describe_nothing(reason_for_none(self.record))
+        """The same after the last place; or why there is no dump."""
+        return self.found or describe_nothing(reason_for_none(self.record))
 
     def give_up(self) -> None:
         """Discard every dump that may be there, on request."""

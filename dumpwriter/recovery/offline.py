@@ -26,7 +26,7 @@ from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionKind, RegionState
 from vdisk.controller import Controller
-from vdisk.errors import FormatError, GhostdumpError, KeyFileError, NotAnImageError, naming
+from vdisk.errors import FormatError, GhostdumpError, KeyFileError, NotAnImageError, RecoveryError, naming
 from vdisk.imagefile import ImageFile, is_in_use, open_locked, open_unlocked
 from vdisk.layers.mapped import Mapped
 from vdisk.registers import create_registers
@@ -132,22 +132,31 @@ def recover_image(
         except (FormatError, NotAnImageError) as damage:
             return _recover_carved(device, store, retention, progress, damage, new_opener())
         reports: list[dict[str, Any]] = []
-        refusal: KeyFileError | None = None
+        unopened: list[KeyFileError] = []
         for place, source in sources:
             try:
                 findings, report = extract(source, store, retention, progress, new_opener())
             except KeyFileError as not_ours:
-                refusal = not_ours
+                unopened.append(not_ours)
                 continue
+            except RecoveryError as refusal:
+                raise _with_what_came_out(refusal, reports) from None
             reports.append(report | _resumable(place))
             if may_be_marked(findings) and is_writable and not place.is_hibernated:
                 record = area.write(place.recorded(record, RegionState.TAKEN))
-        if refusal is not None and not reports:
-            raise refusal
+        if unopened and not reports:
+            raise unopened[-1]
         found = headline(reports) or describe_nothing(reason_for_none(record))
+        if unopened:
+            found |= {"unopened": [str(reason) for reason in unopened]}
         if found["verdict"] == Verdict.NONE:
             found |= {"last_run": _last_run_of(OfflineDisk(device, area, record), path).describe()}
         return found
+
+
+def _with_what_came_out(refusal: RecoveryError, reports: list[dict[str, Any]]) -> RecoveryError:
+    paths = [report["path"] for report in reports if report["path"]]
+    return RecoveryError(f"{refusal}; taken out before it: {', '.join(paths)}") if paths else refusal
 
 
 def _resumable(place: Place) -> dict[str, Any]:

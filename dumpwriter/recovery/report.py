@@ -79,12 +79,23 @@ def _describe_blob(blob: FoundBlob) -> dict[str, Any]:
 def headline(reports: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Of what was found in several places, oldest first: the newest dump, and the others within it as `earlier`.
 
-    Where there is no dump, what the region said; None where it was not asked.
+    A dump that was begun, and of which nothing is left, is one of them. Where no dump was begun, what the region said;
+    None where it was not asked.
     """
-    dumps = [report for report in reports if report["verdict"] != Verdict.NONE]
+    dumps = [report for report in reports if is_of_dump(report)]
     if dumps:
         return dumps[-1] | ({"earlier": dumps[:-1]} if dumps[:-1] else {})
     return next((report for report in reports if report["kind"] == PlaceKind.REGION), None)
+
+
+def is_of_dump(report: dict[str, Any]) -> bool:
+    """Whether a dump was begun there, whatever is left of it."""
+    return Verdict(report["verdict"]) != Verdict.NONE or report["reason"] == Reason.NO_PAGES
+
+
+def together(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The report and those within it, oldest first."""
+    return [*report.get("earlier", []), report]
 
 
 def without_page_lists(report: dict[str, Any]) -> dict[str, Any]:
