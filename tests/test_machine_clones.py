@@ -187,6 +187,19 @@ def test_the_second_takes_over_in_the_middle_of_a_dump(machine: Machine, order: 
     assert must_be_exact(machine.directory / "out" / "1" / "vmcore", content) == pages
 
 
+def test_a_standby_that_stands_still_does_not_outlive_the_dump(machine: Machine) -> None:
+    """It would hold the image, and the next mount would wait for it."""
+    machine.create(size="64MiB")
+    machine.mount()
+    second = standby(machine, 1)["pid"]
+    os.kill(second, signal.SIGSTOP)
+    crash = machine.crash()
+    assert (crash["verdict"], crash["standby"]) == ("COMPLETE", 0)
+    assert [found["pid"] for found in machine.status()["standbys"]] == [None, None]
+    machine.mount()
+    assert machine.status()["last_recovery"]["verdict"] == "COMPLETE"
+
+
 def test_each_standby_is_replaced_alone(machine: Machine) -> None:
     machine.create()
     machine.mount()

@@ -36,7 +36,7 @@ from dumpwriter.crash.standby import (
 )
 from dumpwriter.formats.controlblock import Purpose
 from dumpwriter.formats.region import CauseKind
-from dumpwriter.formats.runtime import Lock, MachineState, Register
+from dumpwriter.formats.runtime import LIVES, Lock, MachineState, Register
 from dumpwriter.runtime import RuntimeFile
 from dumpwriter.verdict import Verdict
 from vdisk.bootarea import BootArea, RegionState
@@ -77,6 +77,8 @@ async def _run(handles: Handles, runtime: RuntimeFile) -> None:
         own=runtime.standby(handles.rank),
         meter=os.open("/proc/self/statm", os.O_RDONLY),
     )
+    if not turn.try_lock(runtime, LIVES[handles.rank]):
+        return  # the machine died while this one was started, and its dump is written
     await get_ready(hibernator)
     if await _is_called(handles):
         await _hibernate(hibernator)

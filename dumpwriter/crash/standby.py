@@ -30,7 +30,7 @@ from dumpwriter.crash.clone import Clone, Handles
 from dumpwriter.crash.integrity import LoadedCode
 from dumpwriter.crash.sandbox import confine
 from dumpwriter.formats.controlblock import CLONE_IMAGE, SectionKind
-from dumpwriter.formats.runtime import Call, Lock, MachineState, StandbyRegister
+from dumpwriter.formats.runtime import LIVES, Call, Lock, MachineState, StandbyRegister
 from dumpwriter.runtime import RuntimeFile, by_rank, process_start
 from dumpwriter.verdict import Verdict
 from vdisk.errors import GhostdumpError, PowerLost
@@ -93,8 +93,8 @@ async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
         own=runtime.standby(handles.rank),
         meter=os.open("/proc/self/statm", os.O_RDONLY),
     )
-    if handles.rank == 0 and not turn.try_lock(runtime, Lock.FIRST_LIVES):
-        return  # the machine died while this one was started, and the second has taken over
+    if not turn.try_lock(runtime, LIVES[handles.rank]):
+        return  # the machine died while this one was started, and another has taken over
     await get_ready(standby)
     try:
         await _until_woken(standby)
@@ -103,6 +103,8 @@ async def _stand_by(handles: Handles, runtime: RuntimeFile) -> None:
         return
     if await _freeze(standby) and await _is_our_turn(standby):
         await _dump(standby)
+        if _is_dumped(runtime):
+            await _end_the_others(standby)
 
 
 async def get_ready(standby: Standby) -> None:
@@ -195,18 +197,30 @@ async def _freeze(standby: Standby) -> bool:
 
 
 async def _is_our_turn(standby: Standby) -> bool:
-    """Wait for the disk. Who is not the first waits for its end as well, and is not needed where the first dumped."""
-    first = standby.runtime.standby(0)
+    """Wait for the disk. False where another standby has dumped: then this one is not needed."""
+    runtime = standby.runtime
     with turn.moving(standby.own):
         if standby.handles.rank > 0:
-            was_ended = await turn.take(standby.runtime, Lock.FIRST_LIVES)
-            if standby.runtime.state == MachineState.DUMPED:
-                return False
-            silent = "stood still and was ended" if was_ended else "ended without a word"
-            if first[StandbyRegister.PID]:
-                first.words = first.words or silent
-        await turn.take(standby.runtime, Lock.DISK)
-    return True
+            await _wait_for_end_of_first(runtime)
+        if not _is_dumped(runtime):
+            await turn.take(runtime, Lock.DISK)
+    return not _is_dumped(runtime)
+
+
+async def _wait_for_end_of_first(runtime: RuntimeFile) -> None:
+    """Or until it has dumped; where it has not, it is gone for good, and its last words are kept."""
+    first = runtime.standby(0)
+    was_ended = await turn.take(runtime, Lock.FIRST_LIVES)
+    if not _is_dumped(runtime) and first[StandbyRegister.PID]:
+        first.words = first.words or ("stood still and was ended" if was_ended else "ended without a word")
+
+
+async def _end_the_others(standby: Standby) -> None:
+    """Who lives on behind the dump holds the image. One that moves sees the dump and ends; any other is ended."""
+    turn.unlock(standby.runtime, Lock.FIRST_LIVES)  # for which they wait; the first is gone, or is this one
+    with turn.moving(standby.own):
+        for lock in LIVES[1:]:
+            await turn.take(standby.runtime, lock)
 
 
 async def _dump(standby: Standby) -> None:
@@ -219,10 +233,14 @@ async def _dump(standby: Standby) -> None:
             await standby.clone.dump()
         except GhostdumpError as refusal:
             own.words = str(refusal)
-    if runtime.state != MachineState.DUMPED:
+    if not _is_dumped(runtime):
         own.words = own.words or runtime.reason
         _fail(runtime)
     own[StandbyRegister.RESIDENT_BYTES_DUMPED] = _resident_bytes(standby.meter)
+
+
+def _is_dumped(runtime: RuntimeFile) -> bool:
+    return runtime.state == MachineState.DUMPED
 
 
 def _fail(runtime: RuntimeFile) -> None:

@@ -1,8 +1,8 @@
-"""Whose turn it is: there are two standbys and one disk, and never two writers.
+"""Whose turn it is: there are several standbys and one disk, and never two writers.
 
 A standby holds a lock for as long as it lives, and another while it drives the disk. The kernel gives both back when
-the process ends, however it ends; so nobody has to be asked, or believed, about the other. A holder that stands still
-(stopped, or caught in a loop) is ended first.
+the process ends, however it ends; so nobody has to be asked, or believed, about the others. A holder that stands still
+(stopped, or caught in a loop) is ended first, whether somebody needs the disk or only the image.
 """
 
 from __future__ import annotations

@@ -99,11 +99,21 @@ class StandbyRegister(IntEnum):
 
 
 class Lock(IntEnum):
-    """Bytes of the file that a standby locks."""
+    """Bytes of the file that are locked.
 
-    FIRST_LIVES = 0  # held by the first standby from before it is ready to its end
-    DISK = 1  # held by whoever drives the disk: for a rehearsal, or to write the dump
-    SECONDARY = 2  # held by whoever registers secondary data
+    The first ones are by rank. Each such process holds its own from before it is ready to its end; who takes over holds
+    those of the others too, so that none of them begins any more.
+    """
+
+    FIRST_LIVES = 0
+    SECOND_LIVES = 1
+    SMALL_DUMP_LIVES = 2
+    HIBERNATOR_LIVES = 3
+    DISK = 4  # held by whoever drives the disk: for a rehearsal, or to write the dump
+    SECONDARY = 5  # held by whoever registers secondary data
+
+
+LIVES = (Lock.FIRST_LIVES, Lock.SECOND_LIVES, Lock.SMALL_DUMP_LIVES, Lock.HIBERNATOR_LIVES)  # by rank
 
 
 class Call(IntEnum):
