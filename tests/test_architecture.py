@@ -61,8 +61,9 @@ def test_crash_path_and_recovery_never_reach_the_filesystem() -> None:
     assert not wrong, f"use the block device, or move the import into {list(MAY_USE_THE_FILESYSTEM)}: {wrong}"
 
 
-def test_export_formats_do_no_io() -> None:
-    wrong = [name for name in importing(PRODUCT, *DOES_IO) if is_within(name, "dumpwriter.export")]
+def test_dump_formats_do_no_io() -> None:
+    pure = ("dumpwriter.export", "dumpwriter.dumpfile")
+    wrong = [name for name in importing(PRODUCT, *DOES_IO) if is_within(name, *pure)]
     assert not wrong, f"{wrong} do I/O: take a read function and a sink from the caller"
 
 

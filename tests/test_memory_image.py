@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import struct
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
-from dumpwriter.memory.elf_core import parse_elf_core
 from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.source import ClassRun, PageClass
 from tests.builders.elf_writer import NOTE, ElfCoreBuilder, Piece, note
@@ -179,60 +175,3 @@ def test_a_sparse_file_beyond_any_memory_is_refused() -> None:
             ImageMemory(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
-
-
-NUMBERS = st.one_of(st.integers(0, 20 * PAGE), st.integers(0, 2**64 - 1))
-PIECES = st.builds(
-    Piece,
-    physical=NUMBERS,
-    content=st.binary(max_size=200),
-    kind=st.sampled_from([0, 1, 1, 1, 4, 5]),
-    virtual=st.one_of(st.none(), NUMBERS),
-    offset=st.one_of(st.none(), NUMBERS),
-    in_file=st.one_of(st.none(), NUMBERS),
-    in_memory=st.one_of(st.none(), NUMBERS),
-)
-BUILDERS = st.builds(
-    ElfCoreBuilder,
-    pieces=st.lists(PIECES, max_size=8),
-    header_count=st.one_of(st.none(), st.integers(0, 0xFFFF)),
-    extended_count=st.one_of(st.none(), st.integers(0, 2**32 - 1)),
-)
-
-
-def parse_within_bounds(content: bytes) -> None:
-    """Parse; every read must be inside the file, and the memory no larger than the file and its rounding."""
-
-    def read(offset: int, length: int) -> bytes:
-        assert 0 <= offset
-        assert 0 <= length
-        assert offset + length <= len(content)
-        return content[offset : offset + length]
-
-    try:
-        core = parse_elf_core(read, len(content), NOTES_CAPACITY)
-    except FormatError:
-        return
-    assert sum(length for _, length in core.spans()) <= len(content) + MIB
-    for (start, length), (following, _) in itertools.pairwise([(-1, 0), *core.spans()]):
-        assert start + length < following
-        assert following % PAGE == 0
-    end = 0
-    for segment in core.segments:
-        assert segment.physical_bytes >= end
-        assert segment.file_offset_bytes + segment.length_bytes <= len(content)
-        end = segment.physical_bytes + segment.length_bytes
-
-
-@given(BUILDERS)
-@settings(max_examples=400, deadline=None)
-def test_any_segments_give_a_core_or_a_declared_error(builder: ElfCoreBuilder) -> None:
-    parse_within_bounds(builder.build())
-
-
-@given(st.binary(max_size=300), st.integers(0, 400))
-@example(b"", 0)
-@settings(max_examples=400, deadline=None)
-def test_any_bytes_over_a_good_core_give_a_core_or_a_declared_error(garbage: bytes, at: int) -> None:
-    whole = ElfCoreBuilder([Piece(0, note(b"CORE", 1, b"r" * 40), NOTE), Piece(0, b"d" * 200)]).build()
-    parse_within_bounds(whole[:at] + garbage + whole[at + len(garbage) :])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from dumpwriter.formats.region import PageRun
 
@@ -15,11 +15,12 @@ class Contents(NamedTuple):
 
     `memory` is all RAM that the machine had as far as the file tells, `present` the part of it whose bytes are there.
     `notes` is the content of an ELF PT_NOTE segment: NT_PRSTATUS of each CPU, VMCOREINFO. A partial dump lacks pages
-    that it was to hold; pages that somebody left out on purpose do not make it partial.
+    that it was to hold; pages that somebody left out on purpose do not make it partial. The readers here give their
+    runs as `PageRuns`: arrays, because there may be millions.
     """
 
-    memory: tuple[PageRun, ...]
-    present: tuple[PageRun, ...]
+    memory: Sequence[PageRun]
+    present: Sequence[PageRun]
     notes: bytes = b""
     is_partial: bool = False
 

@@ -54,15 +54,11 @@ def _padded(content: bytes) -> bytes:
 
 def parse_notes(segment: bytes) -> Iterator[Note]:
     """The notes of a PT_NOTE segment; FormatError where a length leaves it. Zeros behind the last note are padding."""
-    position = 0
-    while position < len(segment):
+    position, padding_start = 0, len(segment.rstrip(b"\0"))
+    while position < padding_start:
         if position + NOTE_HEADER.size > len(segment):
-            if any(segment[position:]):
-                raise FormatError(f"note at {position} is cut off")
-            return
+            raise FormatError(f"note at {position} is cut off")
         name_size, content_size, note_type = NOTE_HEADER.unpack_from(segment, position)
-        if not (name_size or content_size or note_type) and not any(segment[position:]):
-            return
         name_start = position + NOTE_HEADER.size
         content_start = name_start + name_size + -name_size % 4
         content_end = content_start + content_size

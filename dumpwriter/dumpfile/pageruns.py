@@ -1,0 +1,101 @@
+"""Runs of pages as two arrays: sixteen bytes a run, where the objects of a tuple would take a hundred and more.
+
+A dump of 64 GiB that was filtered page by page has a million runs, and a file that somebody made may have any number.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, overload
+
+import numpy
+
+from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
+from vdisk.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    Integers = NDArray[numpy.int64]
+
+RUNS_MAXIMUM = 1 << 22
+ROWS_AT_A_TIME = 4096
+
+
+class PageRuns(Sequence[PageRun]):
+    """Ascending runs that neither overlap nor touch. To index or iterate gives `PageRun`s, made as they are asked for.
+
+    FormatError where there are more than RUNS_MAXIMUM.
+    """
+
+    def __init__(self, first_pages: Integers, page_counts: Integers) -> None:
+        if len(first_pages) > RUNS_MAXIMUM:
+            raise FormatError(f"pages in {len(first_pages)} runs are more than can be kept in memory")
+        self.first_pages = first_pages
+        self.page_counts = page_counts
+
+    @classmethod
+    def of(cls, runs: Iterable[tuple[int, int]]) -> PageRuns:
+        """From (first page, page count) in ascending order of the first page; what overlaps or touches is joined."""
+        numbers = numpy.fromiter(itertools.chain.from_iterable(runs), numpy.int64).reshape(-1, 2)
+        return cls.joined(numbers[:, 0], numbers[:, 0] + numbers[:, 1])
+
+    @classmethod
+    def covering(cls, starts_bytes: Integers, ends_bytes: Integers) -> PageRuns:
+        """The pages that pieces of memory touch, given in ascending order of their starts."""
+        held = ends_bytes > starts_bytes
+        return cls.joined(starts_bytes[held] // PAGE_SIZE_BYTES, -(-ends_bytes[held] // PAGE_SIZE_BYTES))
+
+    @classmethod
+    def joined(cls, starts: Integers, ends: Integers) -> PageRuns:
+        """From page numbers in ascending order of the starts; what overlaps or touches becomes one run."""
+        starts, ends = starts[ends > starts], ends[ends > starts]
+        reached = numpy.maximum.accumulate(ends)
+        begins = numpy.ones(len(starts), bool)
+        begins[1:] = starts[1:] > reached[:-1]
+        last_of_run = numpy.roll(begins, -1)
+        return cls(starts[begins], reached[last_of_run] - starts[begins])
+
+    @property
+    def page_count(self) -> int:
+        return int(self.page_counts.sum())
+
+    def __len__(self) -> int:
+        return len(self.first_pages)
+
+    @overload
+    def __getitem__(self, index: int) -> PageRun: ...
+    @overload
+    def __getitem__(self, index: slice) -> PageRuns: ...
+    def __getitem__(self, index: int | slice) -> PageRun | PageRuns:
+        if isinstance(index, slice):
+            return PageRuns(self.first_pages[index], self.page_counts[index])
+        return PageRun(int(self.first_pages[index]), int(self.page_counts[index]))
+
+    def __iter__(self) -> Iterator[PageRun]:
+        for start in range(0, len(self), ROWS_AT_A_TIME):
+            rows = slice(start, start + ROWS_AT_A_TIME)
+            yield from map(PageRun, self.first_pages[rows].tolist(), self.page_counts[rows].tolist())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, PageRuns):
+            return numpy.array_equal(self.first_pages, other.first_pages) and numpy.array_equal(
+                self.page_counts, other.page_counts
+            )
+        return isinstance(other, Sequence) and len(self) == len(other) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment] # as a list
+
+    def __repr__(self) -> str:
+        return f"PageRuns({self.page_count} pages in {len(self)} runs)"
+
+    def find(self, first_page: int, page_count: int) -> int:
+        """The index of the run that holds all these pages; ValueError where one of them is in none."""
+        index = int(numpy.searchsorted(self.first_pages, first_page, "right")) - 1
+        inside = first_page - int(self.first_pages[index]) if index >= 0 else -1
+        if inside < 0 or page_count < 0 or inside + page_count > int(self.page_counts[index]):
+            raise ValueError(f"{page_count} pages from {first_page:#x} on are not all present")
+        return index
