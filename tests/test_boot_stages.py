@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from dumpwriter.formats.runtime import SMALL_DUMP_RANK
 from tests.builders.elf_reader import ElfCoreFile
 from tests.changes import changed_blocks
+from tests.mounting import wait_until
 from tests.vmcores import run_reader
 from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootStage
 
@@ -143,11 +146,46 @@ def test_a_small_dump_has_the_memory_byte_for_byte(machine: Machine) -> None:
         assert found == content[load.physical : load.physical + load.in_file]
 
 
-def test_a_machine_that_cannot_be_armed_leaves_a_small_dump(machine: Machine) -> None:
+@pytest.fixture
+def disarmed(machine: Machine) -> Machine:
+    """A machine whose last dump nobody could take out."""
     machine.create(recipe='size = "64MiB"\nmemory = "16MiB"\n[disk]\nfill_percent = 100\n')
     machine.mount()
     machine.crash()
     machine.mount()
+    return machine
+
+
+def pid_for_a_small_dump(machine: Machine) -> int:
+    """Of the standby that would write it; 0 where there is none."""
+    (standby,) = [found for found in machine.status()["standbys"] if found["rank"] == SMALL_DUMP_RANK]
+    return int(standby["pid"] or 0)
+
+
+def test_a_small_dump_is_promised_for_as_long_as_there_is_a_standby_for_it(disarmed: Machine) -> None:
+    def is_another_there() -> bool:
+        reason = disarmed.status()["reason"]
+        return pid_for_a_small_dump(disarmed) not in (0, *ended) and reason.endswith("leaves a small dump")
+
+    ended: list[int] = []
+    for _ in range(4):  # three times another is started at once
+        wait_until(is_another_there, "another standby is there")
+        ended.append(pid_for_a_small_dump(disarmed))
+        os.kill(ended[-1], signal.SIGKILL)
+    wait_until(lambda: "the next one is at" in disarmed.status()["reason"], "the machine says that it waits")
+    assert "small dump's standby: it died" in disarmed.status()["reason"]
+    assert "a crash leaves" not in disarmed.status()["reason"]
+
+
+def test_another_standby_writes_the_small_dump_where_the_first_died(disarmed: Machine) -> None:
+    ended = pid_for_a_small_dump(disarmed)
+    os.kill(ended, signal.SIGKILL)
+    wait_until(lambda: pid_for_a_small_dump(disarmed) not in (0, ended), "another standby is there")
+    assert disarmed.crash(check=1)["verdict"] == "PARTIAL"
+
+
+def test_a_machine_that_cannot_be_armed_leaves_a_small_dump(disarmed: Machine) -> None:
+    machine = disarmed
     status = machine.status()
     assert status["state"] == "disarmed" and status["reason"].endswith("a crash leaves a small dump")
     crash = machine.crash("--bugcheck", "0xD1", check=1)

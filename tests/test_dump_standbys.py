@@ -64,3 +64,10 @@ async def test_the_machine_goes_on_beside_one_that_does_not_load(
         await trio.lowlevel.checkpoint()  # late, where the machine stood still meanwhile
     assert "did not get ready" in kept._lost[1]
     assert still._process.returncode is not None
+
+
+def test_one_that_is_still_loading_does_not_outlive_the_revocation(still: standby.Standby) -> None:
+    """Else it would get ready, and write to blocks that are not the region's any more."""
+    kept: Any = SimpleNamespace(_ready={}, _starting=[still])
+    standbys.Standbys.revoke(kept, "the region lies elsewhere")
+    assert select.select([still.pidfd], [], [], 10)[0], "it lives on"

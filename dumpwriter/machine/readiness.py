@@ -11,11 +11,13 @@ from dumpwriter.dumpkeys import new_seal
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import MachineState
 from dumpwriter.machine import arming, faults, regionwatch
+from dumpwriter.machine.pace import Pace
 from dumpwriter.machine.policy import Policy
 from dumpwriter.machine.smalldump import SmallDump
 from dumpwriter.machine.standby import Hardware
 from dumpwriter.machine.standbys import Standbys
 from dumpwriter.verdict import Verdict
+from vdisk.errors import ArmingError, ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +56,7 @@ class Readiness:
         self._keys = keys
         self._source: MemorySource | None = None
         self._small_dump: SmallDump | None = None
+        self._why_disarmed = ""
         self._standbys: Standbys | None = None
         self.block: ControlBlock | None = None  # what the standbys of the region know
 
@@ -92,12 +95,31 @@ class Readiness:
         self._armed()
 
     def disarmed(self, reason: str) -> None:
+        self._why_disarmed = reason
         self._panel.disarmed(f"{reason}; a crash leaves a small dump" if self._small_dump else reason)
 
     async def keep(self) -> None:
         """Replace standbys that end, as long as the machine runs."""
         if self._standbys is not None:
             await self._standbys.keep(self._armed)
+        elif self._small_dump is not None:
+            await self._keep_small_dump(self._small_dump)
+
+    async def _keep_small_dump(self, small_dump: SmallDump) -> None:
+        pace = Pace()
+        while True:
+            await trio.lowlevel.wait_readable(small_dump.pidfd)
+            if pause_seconds := pace.pause_seconds:
+                self._panel.disarmed(f"{self._why_disarmed}; {small_dump.why_lost}; {pace.explain()}")
+                await trio.sleep(pause_seconds)
+            pace.note_start()
+            self._panel.log(f"dump: {small_dump.why_lost}; another is started")
+            try:
+                small_dump.replace()
+            except (ArmingError, ImageError) as refusal:
+                self._panel.disarmed(f"{self._why_disarmed}; no small dump: {refusal}")
+            else:
+                self.disarmed(self._why_disarmed)
 
     async def watch(self, region_file: RegionFile, area: BootArea, record: Callable[[], BootRecord]) -> None:
         """Look after what a dump rests on besides the standbys, as often as they look after themselves."""

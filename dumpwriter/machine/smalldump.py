@@ -20,6 +20,7 @@ from dumpwriter.recovery.extraction import Survey
 from dumpwriter.recovery.offline import source_of
 from dumpwriter.recovery.places import small_places
 from dumpwriter.recovery.scan import recover
+from dumpwriter.runtime import by_rank
 from dumpwriter.verdict import Verdict
 from vdisk.bootarea import next_generation
 
@@ -57,13 +58,33 @@ class SmallDump:
 
     def __init__(self, block: ControlBlock, hardware: Hardware) -> None:
         """Start the standby, and do not wait for it."""
-        self._registers = hardware.runtime.standby(SMALL_DUMP_RANK)
-        sealed = controlblock.seal(block)
+        self._block = block
+        self._hardware = hardware
+        self._standby = self._start()
+
+    def _start(self) -> Standby:
+        sealed = controlblock.seal(self._block)
         try:
-            self._standby = Standby(SMALL_DUMP_RANK, sealed, hardware)
+            standby = Standby(SMALL_DUMP_RANK, sealed, self._hardware)
         finally:
             os.close(sealed)
-        self._standby.go_without_rehearsal()
+        standby.go_without_rehearsal()
+        return standby
+
+    @property
+    def pidfd(self) -> int:
+        """Readable once the standby has ended."""
+        return self._standby.pidfd
+
+    @property
+    def why_lost(self) -> str:
+        return by_rank({SMALL_DUMP_RANK: self._standby.words or "it died"})
+
+    def replace(self) -> None:
+        """Start another standby in the place of one that has ended. Raises `ArmingError`, `ImageError`."""
+        started = self._start()
+        self._standby.dismiss()
+        self._standby = started
 
     def call(self) -> None:
         """The machine crashes: wake the standby, and stand still until it ends this process or a while has passed."""
@@ -73,4 +94,4 @@ class SmallDump:
     def dismiss(self) -> None:
         """End the standby without a dump; nobody misses it, so nothing is told of it."""
         self._standby.dismiss()
-        self._registers[StandbyRegister.PID] = 0
+        self._hardware.runtime.standby(SMALL_DUMP_RANK)[StandbyRegister.PID] = 0

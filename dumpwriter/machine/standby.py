@@ -48,7 +48,10 @@ class Standby:
     program = "dumpwriter.crash.standby"
 
     def __init__(self, rank: int, control_block: int, hardware: Hardware) -> None:
-        """Start the process. `control_block` is a descriptor of the sealed block."""
+        """Start the process. `control_block` is a descriptor of the sealed block.
+
+        Raises `ArmingError`, `ImageError` where it cannot be started.
+        """
         self.rank = rank
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.facts: dict[str, Any] = {}
@@ -79,6 +82,8 @@ class Standby:
                 cwd="/",
                 start_new_session=True,
             )
+        except OSError as error:
+            raise ArmingError(f"the standby cannot be started: {error.strerror}") from None
         finally:
             for descriptor in own.values():
                 os.close(descriptor)

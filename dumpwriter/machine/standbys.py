@@ -6,16 +6,18 @@ import contextlib
 import os
 import select
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
 from dumpwriter.crash import controlblock
 from dumpwriter.formats.runtime import REASON_TEXT, REGION_RANKS, Call, MachineState, Register
+from dumpwriter.machine.pace import Pace
 from dumpwriter.machine.standby import READY_SECONDS, Standby
 from dumpwriter.recovery.report import iso_time
 from dumpwriter.runtime import by_rank
-from vdisk.errors import ArmingError
+from vdisk.errors import ArmingError, ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from dumpwriter.crash.controlblock import ControlBlock
     from dumpwriter.machine.standby import Hardware
 
-REARM_ATTEMPTS = 3
+REARMINGS_MAX = 16  # the latest, so that what the machine says of itself does not grow
 STAND_STILL_SECONDS = 15.0
 
 
@@ -47,7 +49,7 @@ class Standbys:
         self._lost: dict[int, str] = {}  # why a rank has no standby
         self._alarm: str | None = None  # what besides them is not as it was at arming
         self._is_revoked = False
-        self.rearmings: list[Rearming] = []
+        self.rearmings: deque[Rearming] = deque(maxlen=REARMINGS_MAX)
         try:
             self._start_all()
         except BaseException:
@@ -124,7 +126,7 @@ class Standbys:
     def revoke(self, reason: str) -> None:
         """A dump must not be written any more: end the standbys for good."""
         self._alarm, self._is_revoked = reason, True
-        for standby in self._ready.values():
+        for standby in (*self._ready.values(), *self._starting):
             standby.kill()
 
     @property
@@ -149,18 +151,19 @@ class Standbys:
                 nursery.start_soon(self._keep_one, rank, on_change)
 
     async def _keep_one(self, rank: int, on_change: Callable[[], None]) -> None:
-        attempts_left = REARM_ATTEMPTS
-        while rank in self._ready:
-            await trio.lowlevel.wait_readable(self._ready[rank].pidfd)
-            self._lose(rank)
-            on_change()
-            if self._is_revoked:
-                return
-            if attempts_left:
-                attempts_left -= 1
-                await self._replace(rank)
+        pace = Pace()
+        while not self._is_revoked:
+            if rank in self._ready:
+                await trio.lowlevel.wait_readable(self._ready[rank].pidfd)
+                self._lose(rank)
+            elif pause_seconds := pace.pause_seconds:
+                self._lost[rank] += f"; {pace.explain()}"
+                on_change()
+                await trio.sleep(pause_seconds)
+                continue
             else:
-                self._lost[rank] += "; unmount and mount again to arm"
+                pace.note_start()
+                await self._replace(rank)
             on_change()
 
     def _lose(self, rank: int) -> None:
@@ -171,14 +174,14 @@ class Standbys:
 
     async def _replace(self, rank: int) -> None:
         """The machine goes on while the new standby loads, and stands still while it rehearses."""
-        standby = self._start(rank)
-        with trio.move_on_after(READY_SECONDS):
-            await trio.lowlevel.wait_readable(standby.output)
         try:
+            standby = self._start(rank)
+            with trio.move_on_after(READY_SECONDS):
+                await trio.lowlevel.wait_readable(standby.output)
             self._load(standby, wait_seconds=0)  # it had its time, while the machine went on
             self._admit(standby)
-        except ArmingError as refusal:
-            self._lost[rank] = f"{refusal}; unmount and mount again to arm"
+        except (ArmingError, ImageError) as refusal:
+            self._lost[rank] = str(refusal)
 
     def rehearse(self) -> None:
         """Stand still while the clones have the disk, in turn: each takes the controller over, as it would at a crash.
