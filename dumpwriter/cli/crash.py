@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dumpwriter.cli.progress import progress_bar, watch_standby
 from dumpwriter.cli.show import describe_dump, find_machine, print_json
+from dumpwriter.commandline import command_line
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import AT_ONCE, CAUSE_TEXT, STANDBY_NAMES, FaultState, MachineState, Register
 from dumpwriter.machine import causes
@@ -204,7 +205,8 @@ def _dump_facts(machine: RuntimeFile, cause: Cause, *, was_armed: bool) -> dict[
         return facts
     known = machine.document()
     if known["encrypted"]:  # we have no key; whoever has one can look
-        return facts | {"reason": f"{facts['reason']}; ghostdump verify --key-file FILE {known['image']} tells more"}
+        verify = command_line("verify", known["image"], encrypted=True)
+        return facts | {"reason": f"{facts['reason']}; {verify} tells more"}
     with progress_bar("verify") as show:
         found = verify_image(known["image"], show)
     told = {name: found[name] for name in ("verdict", "reason", "pages_total", "pages_present")}
@@ -223,8 +225,11 @@ def _tell(machine: RuntimeFile, facts: dict[str, Any], *, as_json: bool) -> int:
             words = by_rank(_words(machine))
             print(f"the {STANDBY_NAMES[facts['standby']]} standby wrote it" + (f"; {words}" if words else ""))
         if facts["verdict"] != Verdict.NONE:
-            image = machine.document().get("image", "IMAGE")
-            print(f"take it out: ghostdump mount {image} MOUNTPOINT, or ghostdump recover {image} --output DIR")
+            known = machine.document()
+            image, encrypted = known.get("image", "IMAGE"), bool(known.get("encrypted"))
+            mount = command_line("mount", image, "MOUNTPOINT", encrypted=encrypted)
+            recover = command_line("recover", image, "--output", "DIR", encrypted=encrypted)
+            print(f"take it out: {mount}, or {recover}")
     return 0 if facts["verdict"] == Verdict.COMPLETE else 1
 
 

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from dumpwriter import runtime
+from dumpwriter.commandline import command_line
 from dumpwriter.machine.status import living_standby, machine_is_alive
 from vdisk.errors import ImageInUseError
 
@@ -27,7 +28,7 @@ def _holder(path: str) -> str:
         if facts.get("image") != image:
             continue
         if machine_is_alive(machine):
-            return f"mounted at {facts['mountpoint']}; ghostdump unmount {facts['mountpoint']}"
+            return f"mounted at {facts['mountpoint']}; {command_line('unmount', facts['mountpoint'])}"
         if pid := living_standby(machine):
             return f"the standby (process {pid}) is still writing its dump; wait for its end"
     return "end that first"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dumpwriter.cli.progress import progress_bar, watch_standby
 from dumpwriter.cli.show import describe_dump, find_machine, print_json
+from dumpwriter.commandline import command_line
 from dumpwriter.formats.runtime import REASON_TEXT, MachineState, Register
 from dumpwriter.machine.status import ARMED, describe_hibernation, machine_is_alive, present_state
 from vdisk.errors import MountError
@@ -46,7 +47,9 @@ def _ask(machine: RuntimeFile, mountpoint: str) -> None:
             if machine[Register.HIBERNATION_REFUSALS] != refusals:
                 raise MountError(f"the machine does not hibernate: {machine.text(REASON_TEXT)}")
             if time.monotonic() > deadline:
-                raise MountError(f"the machine does not answer: ghostdump crash {mountpoint} still saves its memory")
+                raise MountError(
+                    f"the machine does not answer: {command_line('crash', mountpoint)} still saves its memory"
+                )
             time.sleep(POLL_SECONDS)
     if not machine.hibernates:
         raise MountError("the machine ended before it could hibernate: ghostdump status tells how")
@@ -59,7 +62,9 @@ def _tell(machine: RuntimeFile, *, as_json: bool) -> int:
         print_json({"hibernated": is_hibernated} | facts)
     elif is_hibernated:
         print(f"hibernated: {describe_dump(facts)}; the machine is off")
-        print(f"resume it: ghostdump mount {machine.document().get('image', 'IMAGE')} MOUNTPOINT")
+        known = machine.document()
+        encrypted = bool(known.get("encrypted"))
+        print(f"resume it: {command_line('mount', known.get('image', 'IMAGE'), 'MOUNTPOINT', encrypted=encrypted)}")
     else:
         print(f"not hibernated: {describe_dump(facts)}; the machine was shut down cleanly, its memory is lost")
     return 0 if is_hibernated else 1

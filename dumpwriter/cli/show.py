@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dumpwriter import runtime
 from dumpwriter.cli.keys import volume_key
+from dumpwriter.commandline import command_line
 from dumpwriter.formats.runtime import STANDBY_NAMES
 from dumpwriter.machine.status import describe
 from dumpwriter.printable import printable
@@ -35,7 +36,7 @@ def find_machine(mountpoint: str) -> RuntimeFile:
     """The machine at a mount point; the mount itself is not touched. Raises `MountError` where there is none."""
     machine = runtime.find(mountinfo.resolve(mountpoint))
     if machine is None:
-        raise MountError(f"no machine at {mountpoint}: start one with ghostdump mount IMAGE {mountpoint}")
+        raise MountError(f"no machine at {mountpoint}: start one with {command_line('mount', 'IMAGE', mountpoint)}")
     return machine
 
 

@@ -1,0 +1,12 @@
+"""Our commands as a message gives them to its reader: to be taken over into a shell as they stand."""
+
+from __future__ import annotations
+
+import shlex
+
+KEY_FILE = ("--key-file", "FILE")
+
+
+def command_line(*words: str, encrypted: bool = False) -> str:
+    """`ghostdump WORDS…`, each word quoted where a shell asks for it; the image of an encrypted disk needs its key."""
+    return shlex.join(("ghostdump", *words, *(KEY_FILE if encrypted else ())))
