@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 BOUNCE_SIZE_BYTES = 1 << 20
+STAT_BLOCK_SIZE_BYTES = 512  # the unit of st_blocks, whatever the filesystem's is
 
 
 def open_locked(path: str, *, read_only: bool = False) -> int:
@@ -85,6 +86,11 @@ def aligned_buffer(size_bytes: int) -> mmap.mmap:
     return mmap.mmap(-1, size_bytes)
 
 
+def _explain(error: OSError) -> str:
+    """A disk that is full is told apart from the filesystem within: it is the host's."""
+    return "the host's filesystem is full" if error.errno == errno.ENOSPC else str(error.strerror)
+
+
 class ImageFile(BlockDevice):
     """A sparse raw file as a disk. The host's page cache is its volatile write cache; `flush` is fdatasync.
 
@@ -114,14 +120,14 @@ class ImageFile(BlockDevice):
             self._write(offset_bytes, view)
         except OSError as error:
             if error.errno != errno.EINVAL or self._bounce is None:
-                raise DeviceError(f"write at {offset_bytes}: {error.strerror}") from None
+                raise DeviceError(f"write at {offset_bytes}: {_explain(error)}") from None
             self._bounced(self._write_piece, offset_bytes, view)
 
     def flush(self) -> None:
         try:
             os.fdatasync(self.descriptor)
         except OSError as error:
-            raise DeviceError(f"flush: {error.strerror}") from None
+            raise DeviceError(f"flush: {_explain(error)}") from None
 
     def discard(self, offset_bytes: int, length_bytes: int) -> None:
         self.check_range(offset_bytes, length_bytes)
@@ -141,9 +147,14 @@ class ImageFile(BlockDevice):
         try:
             os.posix_fallocate(self.descriptor, offset_bytes, length_bytes)
         except OSError as error:
-            raise ImageError(
-                f"the host's disk cannot hold {length_bytes} more bytes of the image: {error.strerror}"
-            ) from None
+            raise ImageError(f"cannot reserve {length_bytes} bytes of the image: {_explain(error)}") from None
+
+    def host_free_bytes(self) -> int:
+        """How much may be written to the disk before the host is full: all of it, where its holes fit there."""
+        host, image = os.fstatvfs(self.descriptor), os.fstat(self.descriptor)
+        free_bytes = (host.f_bavail if os.geteuid() else host.f_bfree) * host.f_frsize
+        holes_bytes = image.st_size - image.st_blocks * STAT_BLOCK_SIZE_BYTES
+        return image.st_size if holes_bytes <= free_bytes else free_bytes
 
     def _read(self, offset_bytes: int, view: memoryview) -> None:
         while view.nbytes:
@@ -179,4 +190,4 @@ class ImageFile(BlockDevice):
                 except DeviceError:
                     raise
                 except OSError as error:
-                    raise DeviceError(f"transfer at {offset_bytes}: {error.strerror}") from None
+                    raise DeviceError(f"transfer at {offset_bytes}: {_explain(error)}") from None

@@ -23,7 +23,8 @@ from dumpwriter.cli.show import (
     describe_resume,
     print_json,
 )
-from dumpwriter.formats.runtime import MachineState, Register
+from dumpwriter.commandline import command_line
+from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.levels import leaves_out_pages, parse_level
 from dumpwriter.machine.status import describe, machine_is_alive, standby_is_alive
 from dumpwriter.recovery.report import is_of_dump, together
@@ -197,7 +198,15 @@ def unmount(arguments: argparse.Namespace) -> int:
     if complaint and machine_is_alive(machine) and mountinfo.find(mountpoint):
         raise MountError(f"cannot unmount {mountpoint}: a program still uses it ({complaint})")
     _wait_until_off(machine)
+    _tell_what_stays(machine)
     return 0
+
+
+def _tell_what_stays(machine: RuntimeFile) -> None:
+    facts = machine.document()
+    if facts.get("untaken"):
+        recover = command_line("recover", facts["image"], "--output", "DIR", encrypted=facts["encrypted"])
+        print(f"unmounted; a dump stays in the region: {recover}")
 
 
 def _clear_remains(mountpoint: str, machine: RuntimeFile | None) -> int:
@@ -218,4 +227,8 @@ def _wait_until_off(machine: RuntimeFile) -> None:
                 raise MountError(f"unmounted, but process {machine[Register.MACHINE_PID]} does not end: kill it")
             time.sleep(POLL_SECONDS)
     if machine.state not in CLEAN_ENDS:
-        raise MountError("unmounted, but the shutdown was not clean: the next mount checks the filesystem and recovers")
+        why = machine.text(CAUSE_TEXT)
+        raise MountError(
+            f"unmounted, but the shutdown was not clean{f' ({why})' if why else ''}: "
+            "the next mount checks the filesystem and recovers"
+        )

@@ -17,6 +17,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from dumpwriter import runtime
+from dumpwriter.commandline import command_line
 from dumpwriter.dumpkeys import fingerprint, load_public_key
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.machine import arming, faults
@@ -110,6 +111,7 @@ class Boot:
             sealed_for=fingerprint(public_key).hex() if public_key else None,
             resumed=False,
             resume=None,
+            untaken=None,
         )
         self.readiness = Readiness(self._image, self._registers, self.panel, Keys(volume_key, public_key))
 
@@ -224,7 +226,7 @@ class Boot:
         assert self._small_place is not None
         own = self._small_place.identity
         places = [place for place in untaken_places(self.record) if place.identity != own]
-        last = LastDumps(self._live.device, self.area, self.record, self.filesystem, places)
+        last = LastDumps(self._live.device, self.area, self.record, self.filesystem, self._image, places)
         try:
             if request.discard_dump:
                 last.give_up()
@@ -233,14 +235,18 @@ class Boot:
         except RecoveryError as refusal:
             if last.found:  # what came out before the one that has to stay
                 self._tell_of_dumps(last.found)
-            raise RecoveryError(
-                f"{refusal}; the dump stays in the region: make room in /var/crash, unmount and mount again; or "
-                f"unmount and ghostdump recover {request.image} --output DIR; or give it up with "
-                f"ghostdump mount --discard-dump {request.image} {request.mountpoint}"
-            ) from None
+            self.panel.publish(untaken=str(refusal))
+            raise RecoveryError(f"{refusal}; {self._ways_out()}") from None
         finally:
             self.record = last.record
         self._tell_of_dumps(last.report)
+
+    def _ways_out(self) -> str:
+        """What to do about a dump that has to stay where it is."""
+        image, encrypted = self.request.image, bool(self.volume_key)
+        recover = command_line("recover", image, "--output", "DIR", encrypted=encrypted)
+        give_up = command_line("mount", "--discard-dump", image, self.request.mountpoint, encrypted=encrypted)
+        return f"the dump stays in the region: unmount, then mount again, or {recover}, or give it up with {give_up}"
 
     def _tell_of_dumps(self, found: dict[str, Any]) -> None:
         self.panel.publish(last_recovery=without_page_lists(found))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vdisk.bootarea import BootArea, BootRecord
     from vdisk.ext4.filesystem import Ext4Filesystem
     from vdisk.extent import ExtentMap
+    from vdisk.imagefile import ImageFile
 
 
 TITLES = {PlaceKind.REGION: "the region", PlaceKind.SMALL: "the small dump"}
@@ -47,13 +48,18 @@ class LastDumps:
         area: BootArea,
         record: BootRecord,
         filesystem: Ext4Filesystem,
+        image: ImageFile,
         places: list[Place],
     ) -> None:
-        """`places` are looked into, in their order; all of them may hold a dump."""
+        """`image` is where all of it lies on the host.
+
+        `places` are looked into, in their order; all of them may hold a dump.
+        """
         self.record = record
         self._device = device
         self._area = area
         self._filesystem = filesystem
+        self._image = image
         self._region_file = RegionFile(filesystem, RegionKind(record.region_kind))
         self._places = places
         self._reports: list[dict[str, Any]] = []
@@ -98,7 +104,7 @@ class LastDumps:
 
     def _copy(self, place: Place, retention: Retention, progress: Callable[[int, int], None]) -> Extraction:
         source = source_of(self._device, self._area, self.record, place)
-        return extract(source, DiskStore(self._filesystem), retention, progress, WithoutKey())
+        return extract(source, DiskStore(self._filesystem, self._image), retention, progress, WithoutKey())
 
     def _keep_blocks(self, recorded: ExtentMap) -> None:
         """Pin the region file; or set aside what is free of the recorded blocks.

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dumpwriter.secondary import FILE_PREFIX
 from vdisk.errors import RecoveryError
@@ -26,6 +26,13 @@ BOUNDS_SIZE_BYTES_MAX = 32
 REPORT_SIZE_BYTES_MAX = 64 << 20
 
 
+class Room(NamedTuple):
+    """What is free, and where, as a user would say it."""
+
+    where: str
+    free_bytes: int
+
+
 class CrashStore(Protocol):
     """Where crashes are kept. A failure to write is an `OSError`."""
 
@@ -34,7 +41,8 @@ class CrashStore(Protocol):
 
     def names(self) -> list[str]: ...
 
-    def free_bytes(self) -> int: ...
+    def rooms(self) -> tuple[Room, ...]:
+        """Where a copy takes room: the store's own filesystem, and then what that lies in."""
 
     def read_finished(self, name: str, file: str, offset_bytes: int, length_bytes: int) -> bytes:
         """From a file of a finished crash; empty behind its end, and where there is no such file."""
@@ -96,9 +104,9 @@ class HostStore:
     def names(self) -> list[str]:
         return os.listdir(self._path)
 
-    def free_bytes(self) -> int:
+    def rooms(self) -> tuple[Room, ...]:
         found = os.statvfs(self._path)
-        return found.f_bavail * found.f_frsize
+        return (Room(f"in {self._path}", found.f_bavail * found.f_frsize),)
 
     def read_finished(self, name: str, file: str, offset_bytes: int, length_bytes: int) -> bytes:
         with contextlib.suppress(OSError), open(os.path.join(self._path, name, file), "rb") as finished:

@@ -8,27 +8,32 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from dumpwriter.recovery.crashstore import BOUNDS, BOUNDS_SIZE_BYTES_MAX, UNFINISHED
+from dumpwriter.recovery.crashstore import BOUNDS, BOUNDS_SIZE_BYTES_MAX, UNFINISHED, Room
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from vdisk.filesystem import Filesystem
+    from vdisk.imagefile import ImageFile
 
 ROOT = 2
-PARENTS = (b"var", b"crash")
+PARENTS = {b"var": 0o755, b"crash": 0o700}
 CRASH_DIRECTORY = "/var/crash"
 
 
 class DiskStore:
-    """Crashes are root's, in directories of mode 0700 and files of mode 0600, whoever mounts the disk next."""
+    """Crashes are root's, in directories of mode 0700 and files of mode 0600, whoever mounts the disk next.
 
-    def __init__(self, filesystem: Filesystem) -> None:
+    Nothing of the filesystem changes before `begin`: where a copy is refused for want of room, nothing has to be
+    committed that there is no room for either.
+    """
+
+    def __init__(self, filesystem: Filesystem, image: ImageFile) -> None:
+        """`image` is the file in which all of it lies on the host."""
         self._filesystem = filesystem
+        self._image = image
         self._owner = os.geteuid(), os.getegid()
-        self._directory = ROOT
-        for name, mode in zip(PARENTS, (0o755, 0o700), strict=True):
-            self._directory = self._subdirectory(self._directory, name, mode)
+        self._directory = self._find()  # 0 until it is there, as is `_unfinished`
         self._unfinished = 0
         self._files: dict[str, int] = {}
 
@@ -36,12 +41,15 @@ class DiskStore:
         return f"{CRASH_DIRECTORY}/{name}"
 
     def names(self) -> list[str]:
-        return [os.fsdecode(name) for name in self._entries(self._directory)]
+        return [os.fsdecode(name) for name in self._entries(self._directory)] if self._directory else []
 
-    def free_bytes(self) -> int:
+    def rooms(self) -> tuple[Room, ...]:
         found = self._filesystem.statistics()
         available = found.blocks_available if self._owner[0] else found.blocks_free
-        return available * found.block_size
+        return (
+            Room(f"in {CRASH_DIRECTORY}", available * found.block_size),
+            Room("on the host, where the image is", self._image.host_free_bytes()),
+        )
 
     def read_finished(self, name: str, file: str, offset_bytes: int, length_bytes: int) -> bytes:
         with contextlib.suppress(OSError):
@@ -51,6 +59,9 @@ class DiskStore:
         return b""
 
     def begin(self) -> None:
+        self._directory = ROOT
+        for name, mode in PARENTS.items():
+            self._directory = self._subdirectory(self._directory, name, mode)
         self.abandon()
         self._unfinished = self._subdirectory(self._directory, UNFINISHED.encode(), 0o700)
 
@@ -102,6 +113,19 @@ class DiskStore:
         self._filesystem.write(ino, 0, content)
         self._filesystem.fsync(ino)
 
+    def _find(self) -> int:
+        directory = ROOT
+        with contextlib.suppress(FileNotFoundError):
+            for name in PARENTS:
+                directory = self._filesystem.lookup(directory, name)
+                self._must_be_directory(directory)
+            return directory
+        return 0
+
+    def _must_be_directory(self, ino: int) -> None:
+        if not stat.S_ISDIR(self._filesystem.attributes(ino).mode):
+            raise NotADirectoryError(errno.ENOTDIR, f"{CRASH_DIRECTORY} on the disk is not a directory")
+
     def _open(self, file: str) -> int:
         if file not in self._files:
             made = self._filesystem.create(self._unfinished, file.encode(), stat.S_IFREG | 0o600, *self._owner)
@@ -122,6 +146,5 @@ class DiskStore:
             ino = self._filesystem.lookup(parent, name)
         except FileNotFoundError:
             return self._filesystem.mkdir(parent, name, stat.S_IFDIR | mode, *self._owner).ino
-        if not stat.S_ISDIR(self._filesystem.attributes(ino).mode):
-            raise NotADirectoryError(errno.ENOTDIR, f"{CRASH_DIRECTORY} on the disk is not a directory")
+        self._must_be_directory(ino)
         return ino

@@ -23,6 +23,7 @@ from dumpwriter.recovery.report import describe_findings, iso_time
 from dumpwriter.recovery.retention import next_name, numbered, superseded
 from dumpwriter.recovery.scan import Findings, PageSink, header_blocks, recover, recover_scattered
 from dumpwriter.secondary import FILE_PREFIX
+from dumpwriter.sizes import format_size
 from dumpwriter.verdict import Verdict
 from vdisk.errors import KeyFileError, RecoveryError
 
@@ -183,19 +184,33 @@ def extract(
     if known is not None:
         _rotate(store, retention)
         return Extraction(findings, known)
-    needed_bytes = survey.data_bytes + findings.closed_size_bytes + SPARE_BYTES + retention.min_free_bytes
+    needed_bytes = survey.data_bytes + findings.closed_size_bytes + SPARE_BYTES
     needed_bytes += sum(len(blob.content) for blob in findings.secondary.found)
-    if store.free_bytes() < needed_bytes:
-        raise RecoveryError(f"no room for the dump: it needs {needed_bytes} bytes, {store.free_bytes()} are free")
+    _check_room(store, needed_bytes, retention.min_free_bytes)
     try:
         report = _copy(source, store, copy, findings, report, progress)
         _rotate(store, retention)
     except OSError as error:
         store.abandon()
         if error.errno == errno.ENOSPC:
-            raise RecoveryError(f"no room for the dump: it needs {needed_bytes} bytes") from None
+            own = store.rooms()[0]
+            raise RecoveryError(
+                f"no room for the dump {own.where}: it needs {format_size(needed_bytes)}; make room there"
+            ) from None
         raise RecoveryError(f"cannot write the dump's copy: {error.strerror or error}") from None
     return Extraction(findings, report)
+
+
+def _check_room(store: CrashStore, needed_bytes: int, min_free_bytes: int) -> None:
+    """Raises `RecoveryError`. What is to stay free is to stay so in the store's own filesystem."""
+    own, *beneath = store.rooms()
+    for room, kept_bytes in ((own, min_free_bytes), *((room, 0) for room in beneath)):
+        if room.free_bytes < needed_bytes + kept_bytes:
+            kept = f", and {format_size(kept_bytes)} are to stay free" if kept_bytes else ""
+            raise RecoveryError(
+                f"no room for the dump {room.where}: it needs {format_size(needed_bytes)}{kept}, "
+                f"{format_size(room.free_bytes)} are free; make room there"
+            )
 
 
 def _copy(
@@ -232,7 +247,9 @@ def _bound(store: CrashStore) -> int:
 
 def _rotate(store: CrashStore, retention: Retention) -> None:
     """Only after the newest is durable. A removal that the power cuts short is finished by the next recovery."""
-    store.write_bound(b"%s\n" % next_name(store.names(), _bound(store)).encode())
+    bound = b"%s\n" % next_name(store.names(), _bound(store)).encode()
+    if store.read_bound() != bound:
+        store.write_bound(bound)
     for name in superseded(store.names(), retention.keep):
         store.remove(name)
 
