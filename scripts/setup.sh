@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 RUNTIME_PACKAGES=(ca-certificates comerr-dev e2fsprogs fuse3 gcc libc6-dev libext2fs-dev libfuse3-dev libseccomp2 make pkg-config)
 PYTHON_PACKAGES=(python3 python3-dev python3-venv)
 DEMO_PACKAGES=(file makedumpfile) # readers of the dump; the demo goes on without them
-TEST_PACKAGES=(crash file fuse2fs gdb git makedumpfile mount procps strace util-linux)
+TEST_PACKAGES=(crash file fuse2fs gdb git makedumpfile mount procps python3-libkdumpfile strace util-linux)
 
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
