@@ -17,8 +17,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from dumpwriter.export import elf_format as elf
-from dumpwriter.export.notes import parse_notes
-from vdisk.errors import FormatError
+from dumpwriter.export.notes import why_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +35,7 @@ class ElfLayout:
 
     def __init__(self, runs: Iterable[tuple[int, int]], notes: bytes, *, partial: bool) -> None:
         self.partial = partial
-        self.notes_dropped = _why_unreadable(notes)
+        self.notes_dropped = why_unreadable(notes)
         self._notes = b"" if self.notes_dropped else notes
         self._starts, self._lengths = _merge(runs)
         self._segment_count = len(self._starts) + bool(self._notes)
@@ -113,15 +112,6 @@ def _merge(runs: Iterable[tuple[int, int]]) -> tuple[array[int], array[int]]:
             lengths.append(length_bytes)
         end = physical_bytes + length_bytes
     return starts, lengths
-
-
-def _why_unreadable(notes: bytes) -> str | None:
-    try:
-        for _ in parse_notes(notes):
-            pass
-    except FormatError as error:
-        return str(error)
-    return None
 
 
 def _align(offset_bytes: int) -> int:

@@ -54,6 +54,43 @@ def _padded(content: bytes) -> bytes:
 
 def parse_notes(segment: bytes) -> Iterator[Note]:
     """The notes of a PT_NOTE segment; FormatError where a length leaves it. Zeros behind the last note are padding."""
+    return (note for _, note in _places(segment))
+
+
+def why_unreadable(segment: bytes) -> str | None:
+    """What is wrong with a segment that a dying machine may have scribbled on; None where every note parses."""
+    try:
+        for _ in parse_notes(segment):
+            pass
+    except FormatError as error:
+        return str(error)
+    return None
+
+
+def vmcoreinfo_place(segment: bytes) -> tuple[int, int]:
+    """Where the text of VMCOREINFO stands in a segment, and how long it is; (0, 0) where there is none."""
+    places = ((offset, len(note.content)) for offset, note in _places(segment) if note.name == VMCOREINFO_NAME)
+    return next(places, (0, 0))
+
+
+def vmcoreinfo_value(segment: bytes, key: bytes) -> bytes | None:
+    """What VMCOREINFO says of a key, as it stands there."""
+    offset, size = vmcoreinfo_place(segment)
+    lines = (line.partition(b"=") for line in segment[offset : offset + size].splitlines())
+    return next((value for name, _, value in lines if name == key), None)
+
+
+def vmcoreinfo_number(segment: bytes, key: bytes) -> int:
+    """A decimal number of VMCOREINFO; 0 where it is not told, or is none that 64 bits hold with their sign."""
+    try:
+        value = int(vmcoreinfo_value(segment, key) or b"0")
+    except ValueError:
+        return 0
+    return value if -(1 << 63) <= value < 1 << 63 else 0
+
+
+def _places(segment: bytes) -> Iterator[tuple[int, Note]]:
+    """Each note, and where its content stands."""
     position, padding_start = 0, len(segment.rstrip(b"\0"))
     while position < padding_start:
         if position + NOTE_HEADER.size > len(segment):
@@ -65,7 +102,7 @@ def parse_notes(segment: bytes) -> Iterator[Note]:
         if content_end > len(segment):
             raise FormatError(f"note at {position} claims {name_size} + {content_size} bytes of {len(segment)}")
         name = segment[name_start : name_start + name_size].rstrip(b"\0")
-        yield Note(name, note_type, segment[content_start:content_end])
+        yield content_start, Note(name, note_type, segment[content_start:content_end])
         position = content_end + -content_size % 4
 
 

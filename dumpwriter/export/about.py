@@ -1,0 +1,35 @@
+"""What a dump's header says of the machine and its crash, beside what the memory itself tells."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dumpwriter.export.notes import NT_PRSTATUS, parse_notes, vmcoreinfo_number, vmcoreinfo_value, why_unreadable
+
+
+class About(NamedTuple):
+    """Made by the caller from what it knows; a format takes what it has a field for. Zero is: not known.
+
+    `system_names` are the six of uname(2): system, node, release, version, machine, domain. `page_table_root` is the
+    physical address of the kernel's top page table. `dump_level` is makedumpfile's, of what was left out on purpose.
+    """
+
+    crash_seconds: int = 0
+    system_names: tuple[bytes, bytes, bytes, bytes, bytes, bytes] = (b"Linux", b"", b"", b"", b"x86_64", b"")
+    cpu_count: int = 1
+    page_table_root: int = 0
+    bugcheck_code: int = 0
+    bugcheck_parameters: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dump_level: int = 0
+
+    @classmethod
+    def of_notes(cls, notes: bytes) -> About:
+        """What the notes of a Linux machine tell; nothing where they do not parse."""
+        if why_unreadable(notes):
+            return cls()
+        release = vmcoreinfo_value(notes, b"OSRELEASE") or b""
+        return cls(
+            crash_seconds=max(vmcoreinfo_number(notes, b"CRASHTIME"), 0),
+            system_names=(b"Linux", b"", release, b"", b"x86_64", b""),
+            cpu_count=max(1, sum(note.type == NT_PRSTATUS for note in parse_notes(notes))),
+        )

@@ -1,0 +1,58 @@
+"""Which pages a dump holds, and the how-manieth of them each is. Arrays, as long as the memory is fragmented."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dumpwriter.dumpfile.pageruns import PageRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dumpwriter.formats.region import PageRun
+
+_WINDOW_PAGES = 1 << 20
+
+
+class PageIndex:
+    """Ascending, disjoint runs of pages, and how many pages are before each."""
+
+    def __init__(self, runs: Sequence[PageRun]) -> None:
+        self.runs = runs if isinstance(runs, PageRuns) else PageRuns.of(runs)
+        self.starts, self.ends = self.runs.first_pages, self.runs.first_pages + self.runs.page_counts
+        assert (self.starts[1:] > self.ends[:-1]).all(), "runs of pages are not in order"
+        self._ranks = np.cumsum(self.runs.page_counts) - self.runs.page_counts
+        self.page_count = self.runs.page_count
+
+    @property
+    def end_page(self) -> int:
+        """The first page behind all of them."""
+        return int(self.ends[-1]) if self.ends.size else 0
+
+    def rank(self, first_page: int, page_count: int = 1) -> int:
+        """How many pages of the dump are before these. ValueError where one of them is not in it."""
+        run = self.runs.find(first_page, page_count)
+        return int(self._ranks[run] + first_page - self.starts[run])
+
+    def bitmap(self) -> Iterator[tuple[int, bytes]]:
+        """One bit a page, the lowest bit of a byte first: the parts that are not all zeros, as (byte offset, bytes)."""
+        page = 0
+        while (run := int(np.searchsorted(self.ends, page, side="right"))) < self.ends.size:
+            window = max(page, int(self.starts[run])) // _WINDOW_PAGES * _WINDOW_PAGES
+            yield window // 8, self._window(window)
+            page = window + _WINDOW_PAGES
+
+    def _window(self, first_page: int) -> bytes:
+        first, last = (
+            np.searchsorted(self.ends, first_page, "right"),
+            np.searchsorted(self.starts, first_page + _WINDOW_PAGES),
+        )
+        starts = np.maximum(self.starts[first:last] - first_page, 0)
+        ends = np.minimum(self.ends[first:last] - first_page, _WINDOW_PAGES)
+        steps = np.zeros(_WINDOW_PAGES + 1, np.int8)
+        steps[starts] = 1
+        steps[ends] = -1
+        used_pages = -(-int(ends[-1]) // 8) * 8
+        return np.packbits(np.cumsum(steps[:used_pages], dtype=np.int8), bitorder="little").tobytes()

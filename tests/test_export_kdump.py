@@ -1,0 +1,153 @@
+"""The kdump-compressed format by a reader of our own: every page, every header field, every way to compress."""
+
+from __future__ import annotations
+
+import functools
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dumpwriter.dumpfile.dump import Contents
+from dumpwriter.export.about import About
+from dumpwriter.export.compression import COMPRESSIONS
+from dumpwriter.export.kdump import KdumpExport
+from dumpwriter.export.notes import pack_notes, prstatus_note, vmcoreinfo_note
+from dumpwriter.formats.region import PageRun
+from tests.builders.kdump_reader import KdumpFile
+from tests.dumpfiles import PAGE, assemble, page_runs, pieces_of
+
+TEXT = b"OSRELEASE=6.1.0-test\nNUMBER(phys_base)=-2097152\nCRASHTIME=1700000000\n"
+NOTES = pack_notes([prstatus_note(0, {"rip": 1}), prstatus_note(1, {"rip": 2}), vmcoreinfo_note(TEXT)])
+FLAGS = {"zlib": 1, "lzo": 2, "zstd": 0x20, "none": 0}
+KINDS = ("zeros", "text", "noise")
+
+
+@functools.cache
+def page_content(page: int) -> bytes:
+    """A page of zeros, one that shrinks, or one that does not, in turn."""
+    kind = KINDS[page % 3]
+    if kind == "noise":
+        return random.Random(page).randbytes(PAGE)
+    return bytes(PAGE) if kind == "zeros" else (b"page %8d of the machine\n" % page * 200)[:PAGE]
+
+
+def read(physical: int, length: int) -> bytes:
+    return b"".join(page_content(page) for page in range(physical // PAGE, (physical + length) // PAGE))
+
+
+def export_of(
+    memory: tuple[PageRun, ...],
+    present: tuple[PageRun, ...] | None = None,
+    *,
+    method: str = "zlib",
+    notes: bytes = NOTES,
+    is_partial: bool = False,
+) -> KdumpExport:
+    contents = Contents(memory, memory if present is None else present, notes, is_partial)
+    return KdumpExport(contents, About.of_notes(notes), COMPRESSIONS[method])
+
+
+def dump_of(export: KdumpExport, runs: tuple[PageRun, ...], *, chunk_pages: int = 5) -> KdumpFile:
+    return KdumpFile(assemble(export, pieces_of(export, runs, read, chunk_pages=chunk_pages)))
+
+
+class TestHeaders:
+    def test_they_say_what_readers_need(self) -> None:
+        dump = dump_of(export_of((PageRun(1, 40),)), (PageRun(1, 40),))
+        assert (dump.version, dump.block_size, dump.max_mapnr, dump.max_mapnr_32) == (6, PAGE, 41, 41)
+        assert dump.system_names == [b"Linux", b"", b"6.1.0-test", b"", b"x86_64", b""]
+        assert (dump.crash_seconds, dump.cpu_count, dump.status) == (1_700_000_000, 2, 1)
+        assert (dump.phys_base, dump.dump_level, dump.split) == (-2097152, 0, 0)
+
+    def test_notes_come_back_byte_for_byte(self) -> None:
+        dump = dump_of(export_of((PageRun(0, 3),)), (PageRun(0, 3),))
+        assert dump.notes() == NOTES
+        assert dump.vmcoreinfo() == TEXT
+
+    def test_notes_of_many_blocks_fit(self) -> None:
+        notes = pack_notes([prstatus_note(cpu, {}) for cpu in range(100)] + [vmcoreinfo_note(TEXT)])
+        dump = dump_of(export_of((PageRun(0, 3),), notes=notes), (PageRun(0, 3),))
+        assert (dump.notes(), dump.cpu_count) == (notes, 100)
+        assert dump.page(1) == page_content(1)
+
+    @pytest.mark.parametrize("notes", [b"\xff" * 40, b"\x04", NOTES[:-8]])
+    def test_notes_that_do_not_parse_are_left_out_and_reported(self, notes: bytes) -> None:
+        export = export_of((PageRun(0, 1),), notes=notes)
+        assert export.notes_dropped
+        dump = dump_of(export, (PageRun(0, 1),))
+        assert (dump.notes(), dump.vmcoreinfo()) == (b"", b"")
+
+    @pytest.mark.parametrize("text", [b"NUMBER(phys_base)=x", b"NUMBER(phys_base)=" + b"9" * 5000, b"\xff=\xff", b""])
+    def test_nonsense_in_vmcoreinfo_is_no_number(self, text: bytes) -> None:
+        notes = pack_notes([vmcoreinfo_note(text + b"\nCRASHTIME=-1\n")])
+        dump = dump_of(export_of((PageRun(0, 1),), notes=notes), (PageRun(0, 1),))
+        assert (dump.phys_base, dump.crash_seconds) == (0, 0)
+
+    def test_long_names_are_cut(self) -> None:
+        about = About(system_names=(b"Linux", b"n" * 100, b"r" * 64, b"", b"x86_64", b""))
+        export = KdumpExport(Contents((), ()), about, COMPRESSIONS["none"])
+        assert dump_of(export, ()).system_names[:3] == [b"Linux", b"n" * 64, b"r" * 64]
+
+    def test_a_partial_dump_says_so(self) -> None:
+        present = (PageRun(0, 2), PageRun(4, 6))
+        dump = dump_of(export_of((PageRun(0, 10),), present, is_partial=True), present)
+        assert dump.status == 1 | 8
+        assert (dump.memory, dump.dumped) == (list(range(10)), [0, 1, 4, 5, 6, 7, 8, 9])
+
+    def test_a_dump_without_any_page_is_still_one(self) -> None:
+        dump = dump_of(export_of((PageRun(0, 10),), (), is_partial=True), ())
+        assert (dump.memory, dump.dumped) == (list(range(10)), [])
+
+
+class TestPages:
+    @pytest.mark.parametrize("method", FLAGS)
+    def test_each_is_stored_as_it_should(self, method: str) -> None:
+        memory = (PageRun(0, 9),)
+        dump = dump_of(export_of(memory, method=method), memory)
+        assert all(dump.page(page) == page_content(page) for page in range(9))
+        kept = {KINDS[page % 3]: dump.descriptor(page) for page in range(9)}
+        assert (kept["noise"].flags, kept["noise"].size) == (0, PAGE)
+        assert kept["text"].flags == FLAGS[method]
+        assert (kept["text"].size < PAGE) == (method != "none")
+        assert dump.status == FLAGS[method]
+
+    def test_all_pages_of_zeros_share_one(self) -> None:
+        export = export_of((PageRun(0, 9), PageRun(100, 100_000)))
+        pieces = [*pieces_of(export, (PageRun(0, 9),), read), *export.zeros(PageRun(100, 100_000))]
+        dump = KdumpFile(assemble(export, pieces))
+        zeros = {dump.descriptor(page) for page in (0, 3, 6, *range(100, 100_100))}
+        assert len(zeros) == 1
+        assert zeros.pop()[1:] == (PAGE, 0, 0)
+        assert all(dump.page(page) == bytes(PAGE) for page in range(100, 100_100, 999))
+
+    @given(st.data())
+    @settings(deadline=None, max_examples=150)
+    def test_they_come_in_any_order_and_any_part_of_memory(self, data: st.DataObject) -> None:
+        memory = page_runs(data.draw(st.sets(st.integers(0, 400) | st.integers(30_000, 40_000), max_size=80)))
+        all_pages = [page for run in memory for page in range(run.first_page, sum(run))]
+        present = page_runs(data.draw(st.sets(st.sampled_from(all_pages))) if all_pages else ())
+        export = export_of(memory, present, method=data.draw(st.sampled_from(sorted(FLAGS))))
+        dump = dump_of(export, tuple(data.draw(st.permutations(present))), chunk_pages=data.draw(st.integers(1, 9)))
+        assert dump.memory == all_pages
+        assert dump.dumped == [page for run in present for page in range(run.first_page, sum(run))]
+        assert all(dump.page(page) == page_content(page) for page in dump.dumped)
+
+    @pytest.mark.parametrize("method", FLAGS)
+    def test_threads_may_prepare_them_at_once(self, method: str) -> None:
+        export = export_of((PageRun(0, 512),), method=method)
+        with ThreadPoolExecutor(4) as pool:
+            batches = [(page, memoryview(read(page * PAGE, 16 * PAGE))) for page in range(0, 512, 16)]
+            prepared = list(pool.map(export.prepare, *zip(*batches, strict=True)))
+        pieces = [*export.begin(), *(piece for part in reversed(prepared) for piece in export.data(part))]
+        dump = KdumpFile(assemble(export, pieces))
+        assert all(dump.page(page) == page_content(page) for page in range(512))
+
+    def test_a_page_that_was_not_announced_is_our_own_mistake(self) -> None:
+        export = export_of((PageRun(0, 10),), (PageRun(0, 4),))
+        with pytest.raises(ValueError, match="not all present"):
+            list(export.data(export.prepare(3, memoryview(bytes(2 * PAGE)))))
+        with pytest.raises(ValueError, match="not all present"):
+            list(export.zeros(PageRun(4, 1)))
