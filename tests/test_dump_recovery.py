@@ -18,6 +18,7 @@ from dumpwriter.levels import LAST_RANK
 from dumpwriter.memory.source import PageClass
 from dumpwriter.metadata import Metadata, encode_metadata
 from dumpwriter.recovery.pageset import PageSet
+from dumpwriter.recovery.report import describe_header
 from dumpwriter.recovery.scan import Findings, recover
 from dumpwriter.verdict import Reason, Verdict
 from tests.dumping import CAUSE, DumpBench, Pages
@@ -60,6 +61,27 @@ def test_a_whole_dump_comes_back_whole(pages: int, pieces: int) -> None:
     assert findings.header is not None
     assert findings.header.cause_text.rstrip(b"\0").decode() == CAUSE.text
     assert findings.header.pages_written == findings.judgement.pages_total == pages
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ((0, b""), (None, None)),
+        ((1, b""), (0, None)),
+        ((2, "first standby: köt".encode()), (1, "first standby: köt")),
+        ((4, b""), (None, None)),  # the hibernator is no standby
+        ((1 << 31, b"\xff" * 92), (None, "\N{REPLACEMENT CHARACTER}" * 92)),
+    ],
+)
+def test_the_report_says_who_wrote_and_why_no_other(
+    written: tuple[int, bytes], told: tuple[int | None, str | None]
+) -> None:
+    bench = DumpBench(5)
+    bench.write()
+    header = recovered(bench)[0].header
+    assert header is not None
+    report = describe_header(header._replace(writer=written[0], takeover_text=written[1].ljust(92, b"\0")))
+    assert (report["standby"], report["takeover"]) == told
 
 
 @pytest.mark.parametrize("level", DumpLevel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -101,8 +102,11 @@ def test_the_second_clone_takes_over_where_the_first_is_damaged(
         True,
         False,
     ]
+    assert ", by the second standby (first standby: " in machine.run("verify", machine.image).stdout
     machine.mount()
     assert must_be_exact(machine.crash_directory() / "vmcore", memory) == PAGES
+    report = json.loads((machine.crash_directory() / "report.json").read_text())
+    assert (report["standby"], report["takeover"]) == (1, f"first standby: {status['standbys'][0]['reason']}")
 
 
 @needs_root
@@ -183,7 +187,8 @@ def test_the_second_takes_over_in_the_middle_of_a_dump(machine: Machine, order: 
     found.close()
     expected = {signal.SIGKILL: "ended without a word", signal.SIGSTOP: "stood still and was ended"}[order]
     assert standby(machine, 0)["reason"] == expected
-    machine.run("recover", machine.image, "--output", "out")
+    recovered = machine.run("recover", machine.image, "--output", "out").stdout
+    assert f", by the second standby (first standby: {expected})" in recovered
     assert must_be_exact(machine.directory / "out" / "1" / "vmcore", content) == pages
 
 

@@ -227,6 +227,8 @@ def describe_recovery(report: dict[str, Any]) -> str:
         line += f", in {report['path']}"
     if report.get("sealed"):
         line += f", sealed for SHA-256 {report['sealed_for']}"
+    if report["standby"] and report["takeover"]:
+        line += f", by the {STANDBY_NAMES[report['standby']]} standby ({printable(report['takeover'])})"
     if report.get("secondary_missing"):
         line += f", without {format_count(len(report['secondary_missing']), 'blob')} of secondary data"
     return f"{line}: {report['reason']}" if report["reason"] else line

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from dumpwriter.blobarea import BlobArea
-from dumpwriter.crash.dump import Cause, DumpJob, Progress
+from dumpwriter.crash.dump import Cause, DumpJob, Progress, Writer
 from dumpwriter.crash.plan import memory_parts, plan_dump
 from dumpwriter.crash.rehearsal import rehearse
 from dumpwriter.crash.writer import WriterThreads, write_dump
@@ -21,6 +21,7 @@ from dumpwriter.formats.region import CauseKind, MemoryRangeRecord, SecondarySta
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.memory.physical import MemoryRange, PhysicalMemory
 from dumpwriter.metadata import Metadata, encode_metadata, has_room_for_tables
+from dumpwriter.runtime import by_rank
 from dumpwriter.sealing import UNSEALED
 from dumpwriter.secondary import pack
 from dumpwriter.verdict import Reason, Verdict
@@ -180,6 +181,7 @@ class Clone:
             metadata=encode_metadata(_metadata(block, memory, blobs)),
             cause=cause,
             armed_time_ns=block.armed_time_ns,
+            writer=_writer(self._runtime, self._handles.rank),
             sealer=_sealer(block),
             level=block.level,
             blobs=area,
@@ -242,6 +244,12 @@ def _cause(runtime: RuntimeFile) -> Cause:
     time_ns = runtime[Register.CRASH_TIME_NS] or now_ns
     code, text = runtime[Register.BUGCHECK_CODE], runtime.text(CAUSE_TEXT)
     return Cause(kind, code, runtime.parameters(), text, time_ns, runtime.boot_stage)
+
+
+def _writer(runtime: RuntimeFile, rank: int) -> Writer:
+    """Nobody stood before the hibernator."""
+    before = range(rank) if rank < len(runtime.standbys) else ()
+    return Writer(1 + rank, by_rank({lower: runtime.standby(lower).words for lower in before}))
 
 
 def _conclude(runtime: RuntimeFile, job: DumpJob, progress: Progress) -> None:

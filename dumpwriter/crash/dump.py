@@ -73,6 +73,16 @@ class Cause(NamedTuple):
     boot_stage: int = BootStage.RUNNING  # how far the machine was
 
 
+class Writer(NamedTuple):
+    """Who writes the dump: 1 + the rank, 0 for nobody; and why those of a lower rank did not, cut to 92 bytes."""
+
+    number: int
+    takeover: str
+
+
+NOBODY = Writer(0, "")
+
+
 class DumpJob(NamedTuple):
     """All that carrying a plan out needs. `region` is the region as a device, `metadata` an encoded META payload."""
 
@@ -87,6 +97,7 @@ class DumpJob(NamedTuple):
     sealer: Sealer = UNSEALED
     level: DumpLevel = DumpLevel.AUTOMATIC
     blobs: BlobReader | None = None
+    writer: Writer = NOBODY
     pieces: Sequence[Sequence[Piece]] = ()  # of secondary data, for each of the plan's frames of that kind
 
 
@@ -221,6 +232,8 @@ def _write_headers(job: DumpJob, progress: Progress, state: DumpState, end_time_
         end_time_ns=end_time_ns,
         cause_text=cut_text(cause.text, 128),
         boot_stage=cause.boot_stage,
+        writer=job.writer.number,
+        takeover_text=cut_text(job.writer.takeover, 92),
     )
     for offset_bytes, block in _headers(job.extents, header, job.sealer):
         try:
@@ -275,6 +288,8 @@ def _header(identity: DumpIdentity, extents: ExtentMap, state: DumpState, armed_
         end_time_ns=0,
         cause_text=b"",
         boot_stage=BootStage.OFF,
+        writer=NOBODY.number,
+        takeover_text=b"",
         seal_fingerprint=bytes(32),
         seal_nonce=bytes(12),
         seal_tag=bytes(16),

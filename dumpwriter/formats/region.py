@@ -131,6 +131,8 @@ class DumpHeader(NamedTuple):
     end_time_ns: Annotated[int, "Q"]
     cause_text: Annotated[bytes, "128s"]  # UTF-8, padded with zeros
     boot_stage: Annotated[int, "I"]  # `BootStage`: how far the machine was
+    writer: Annotated[int, "I"]  # 1 + the rank of the process that writes, as in the runtime file; 0 where none did
+    takeover_text: Annotated[bytes, "92s"]  # why those of a lower rank did not; UTF-8, padded with zeros
     seal_fingerprint: Annotated[bytes, "32s"]  # as in FrameSeal; zero where the dump is not sealed
     seal_nonce: Annotated[bytes, "12s"]
     seal_tag: Annotated[bytes, "16s"]  # AES-256-GCM over this record, with the tag and the digest zero
@@ -226,7 +228,7 @@ class SecondaryPiece(NamedTuple):
     length_bytes: Annotated[int, "Q"]
 
 
-DUMP_HEADER = Layout(DumpHeader, size_bytes=408)
+DUMP_HEADER = Layout(DumpHeader, size_bytes=504)
 FRAME_HEADER = Layout(FrameHeader, size_bytes=104)
 PLACE = Layout(Place, size_bytes=16)
 PAGE_RUN = Layout(PageRun, size_bytes=16)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dumpwriter.formats.region import CauseKind
+from dumpwriter.formats.runtime import STANDBY_NAMES
 from dumpwriter.recovery.places import PlaceKind
 from dumpwriter.secondary import FILE_PREFIX
 from dumpwriter.verdict import Reason, Verdict
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
     from dumpwriter.recovery.scan import Findings
     from vdisk.extent import ExtentMap
 
-UNEXPLAINED: dict[str, Any] = {"cause": "unknown", "bugcheck": None, "stage": None, "times": {}}
+UNEXPLAINED: dict[str, Any] = {
+    "cause": "unknown",
+    "bugcheck": None,
+    "stage": None,
+    "times": {},
+    "standby": None,
+    "takeover": None,
+}
 CAUSE_NAMES: dict[int, str] = {
     CauseKind.NONE: "unknown",
     CauseKind.BUGCHECK: "bugcheck",
@@ -137,7 +145,7 @@ def describe_header(header: DumpHeader) -> dict[str, Any]:
         "bugcheck": {
             "code": header.bugcheck_code,
             "parameters": list(struct.unpack("<4Q", header.bugcheck_parameters)),
-            "text": header.cause_text.rstrip(b"\0").decode(errors="replace"),
+            "text": _text(header.cause_text),
         },
         "stage": STAGE_NAMES.get(header.boot_stage),
         "times": {
@@ -145,7 +153,13 @@ def describe_header(header: DumpHeader) -> dict[str, Any]:
             "crash": iso_time(header.crash_time_ns),
             "dump_end": iso_time(header.end_time_ns),
         },
+        "standby": header.writer - 1 if 0 < header.writer <= len(STANDBY_NAMES) else None,
+        "takeover": _text(header.takeover_text) or None,
     }
+
+
+def _text(field: bytes) -> str:
+    return field.rstrip(b"\0").decode(errors="replace")
 
 
 def iso_time(time_ns: int) -> str | None:

@@ -223,8 +223,8 @@ def _headers(image: bytes, region: Region) -> list[bytes]:
             region.generation,
             physical,
         )
-        digest = blake3.blake3(sector[:376] + bytes(32)).digest()
-        if sector[:8] == b"GHOSTDH\0" and _seal_holds(sector) and of_this_dump and digest == sector[376:408]:
+        digest = blake3.blake3(sector[:472] + bytes(32)).digest()
+        if sector[:8] == b"GHOSTDH\0" and _seal_holds(sector) and of_this_dump and digest == sector[472:504]:
             found.append(sector)
     return found
 
