@@ -7,6 +7,7 @@
     │   ├── LockedImageError      it is encrypted, and there is no key or a wrong one
     │   └── NotAnImageError       it is not a ghostdump image, or no longer whole
     ├── FormatError               bytes read from a disk or a file do not parse
+    │   └── PageMissingError      a page that a dump does not hold
     ├── DeviceError               the disk did not do what was asked (also an OSError, errno EIO)
     │   ├── WriteRefusedError     the write guard: a block outside the permitted extents
     │   └── ControllerError       the controller is not in a state to take commands
@@ -68,6 +69,10 @@ class NotAnImageError(ImageError):
 
 class FormatError(GhostdumpError):
     """Bytes from a disk or a file do not parse as what they claim to be."""
+
+
+class PageMissingError(FormatError):
+    """A page of memory is needed that the dump does not hold."""
 
 
 class DeviceError(GhostdumpError, OSError):

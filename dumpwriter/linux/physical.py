@@ -1,0 +1,55 @@
+"""Physical memory as the modules of this package read it, and the pages of a dump as such a memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
+
+from dumpwriter.formats.region import PAGE_SIZE_BYTES
+from vdisk.errors import PageMissingError
+
+if TYPE_CHECKING:
+    from dumpwriter.dumpfile.dump import Dump
+
+CACHED_PAGES = 512  # page tables and descriptors are read a few bytes at a time
+
+
+class PhysicalReader(Protocol):
+    """All that this package wants to know of a dump."""
+
+    def read_physical(self, address: int, length_bytes: int) -> bytes:
+        """Raises `PageMissingError` where the dump lacks a page of it. The caller bounds the length."""
+
+
+class DumpMemory:
+    """The pages of a dump. Nothing is allocated for a page that is not there."""
+
+    def __init__(self, dump: Dump) -> None:
+        self._dump = dump
+        self._starts = [run.first_page for run in dump.contents.present]
+        self._ends = [run.first_page + run.page_count for run in dump.contents.present]
+        self._page = lru_cache(CACHED_PAGES)(self._read_page)
+
+    def read_physical(self, address: int, length_bytes: int) -> bytes:
+        first_page, inside_bytes = divmod(address, PAGE_SIZE_BYTES)
+        if inside_bytes + length_bytes <= PAGE_SIZE_BYTES:
+            return self._page(first_page)[inside_bytes : inside_bytes + length_bytes]
+        page_count = -(-(inside_bytes + length_bytes) // PAGE_SIZE_BYTES)
+        return self._read_pages(first_page, page_count)[inside_bytes : inside_bytes + length_bytes]
+
+    def _read_page(self, page: int) -> bytes:
+        return self._read_pages(page, 1)
+
+    def _read_pages(self, first_page: int, page_count: int) -> bytes:
+        self._check_present(first_page, first_page + page_count)
+        content = bytearray(page_count * PAGE_SIZE_BYTES)
+        self._dump.read_into(first_page, memoryview(content))
+        return bytes(content)
+
+    def _check_present(self, page: int, end: int) -> None:
+        while page < end:
+            index = bisect_right(self._starts, page) - 1
+            if index < 0 or self._ends[index] <= page:
+                raise PageMissingError(f"the dump does not hold the page at {page * PAGE_SIZE_BYTES:#x}")
+            page = self._ends[index]
