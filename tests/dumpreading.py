@@ -29,8 +29,11 @@ class BytesFile(File):
         super().__init__(len(content))
         self.content = content
 
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+        assert length_bytes <= LARGEST_READ_BYTES or offset_bytes + length_bytes > self.size_bytes
+        return super().read(offset_bytes, length_bytes)
+
     def _fill(self, offset_bytes: int, buffer: memoryview) -> None:
-        assert buffer.nbytes <= LARGEST_READ_BYTES
         buffer[:] = self.content[offset_bytes : offset_bytes + buffer.nbytes]
 
     def data_spans(self, offset_bytes: int, length_bytes: int) -> Iterator[Span]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from dumpwriter.dumpfile.file import read_table
+from dumpwriter.dumpfile.file import read_table, row_of
 from dumpwriter.dumpfile.pageruns import PageRuns
 from dumpwriter.dumpfile.segments import PHYSICAL_MAXIMUM_BYTES, SEGMENTS_MAXIMUM, SegmentDump, Segments
 from dumpwriter.export import elf_format as elf
@@ -70,7 +70,7 @@ def _program_headers(file: File, header: elf.ElfHeader) -> Rows:
     count = _program_header_count(file, header)
     if count > SEGMENTS_MAXIMUM or header.e_phoff + count * elf.PROGRAM_HEADER.size_bytes > file.size_bytes:
         raise FormatError(f"{count} program headers at {header.e_phoff} are not in the ELF core")
-    tables = read_table(file, header.e_phoff, count, elf.PROGRAM_HEADER)
+    tables = read_table(file, header.e_phoff, count, row_of(elf.PROGRAM_HEADER))
     wanted = [table[numpy.isin(table["p_type"], (elf.PT_LOAD, elf.PT_NOTE))] for table in tables]
     if not wanted:
         raise FormatError("the ELF core holds no memory")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from vdisk.layout import Layout
 
+    Row = numpy.dtype[numpy.void]
+
 TABLE_CHUNK_BYTES = 1 << 20
 
 
@@ -63,11 +65,17 @@ class File(ABC):
             yield Span(offset_bytes, length_bytes)
 
 
-def read_table(file: File, offset_bytes: int, count: int, layout: Layout[Any]) -> Iterator[NDArray[numpy.void]]:
-    """A table of records in pieces: structured arrays with a field for each of the record's, about 1 MiB at a time."""
-    row = numpy.dtype([(field.name, f"<{field.code}") for field in layout.fields])
+def read_table(
+    file: File, offset_bytes: int, count: int, row: numpy.dtype[numpy.void]
+) -> Iterator[NDArray[numpy.void]]:
+    """A table of records in pieces of about 1 MiB."""
     rows_maximum = TABLE_CHUNK_BYTES // row.itemsize
     file.require(offset_bytes, count * row.itemsize)
     for first in range(0, count, rows_maximum):
         rows = min(rows_maximum, count - first)
         yield numpy.frombuffer(file.read(offset_bytes + first * row.itemsize, rows * row.itemsize), row)
+
+
+def row_of(layout: Layout[Any]) -> Row:
+    """A record of numbers as a row of an array."""
+    return numpy.dtype([(field.name, f"<{field.code}") for field in layout.fields])

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dumpwriter.dumpfile.elf import open_elf
+from dumpwriter.dumpfile.kdump import KdumpDump
 from dumpwriter.export import elf_format as elf
+from dumpwriter.export import kdump_format as kdump
 from vdisk.errors import FormatError
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ MAGIC_SIZE_BYTES = 16
 
 _OPENERS: dict[bytes, Opener] = {
     elf.MAGIC: open_elf,
+    kdump.SIGNATURE: KdumpDump,
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
 import numpy
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     Integers = NDArray[numpy.int64]
 
-RUNS_MAXIMUM = 1 << 22
+RUNS_MAXIMUM = 1 << 21
 ROWS_AT_A_TIME = 4096
 
 
@@ -58,6 +59,36 @@ class PageRuns(Sequence[PageRun]):
         begins[1:] = starts[1:] > reached[:-1]
         last_of_run = numpy.roll(begins, -1)
         return cls(starts[begins], reached[last_of_run] - starts[begins])
+
+    @classmethod
+    def gathered(cls, parts: Iterable[tuple[Integers, Integers]]) -> PageRuns:
+        """From pieces of what `joined` takes. FormatError as soon as there are too many."""
+        starts, ends = [numpy.zeros(0, numpy.int64)], [numpy.zeros(0, numpy.int64)]
+        count = 0
+        for some_starts, some_ends in parts:
+            starts.append(some_starts)
+            ends.append(some_ends)
+            count += len(some_starts)
+            if count > RUNS_MAXIMUM + len(starts):  # where two pieces meet, a run may be in both
+                raise FormatError(f"pages in more than {RUNS_MAXIMUM} runs are more than can be kept in memory")
+        return cls.joined(numpy.concatenate(starts), numpy.concatenate(ends))
+
+    @classmethod
+    def of_pages(cls, parts: Iterable[Integers]) -> PageRuns:
+        """From ascending numbers of pages, in pieces."""
+        return cls.gathered(_runs_of(pages) for pages in parts if len(pages))
+
+    def union(self, other: PageRuns) -> PageRuns:
+        """The pages that are in one of them."""
+        starts = numpy.concatenate((self.first_pages, other.first_pages))
+        counts = numpy.concatenate((self.page_counts, other.page_counts))
+        order = numpy.argsort(starts, kind="stable")
+        return PageRuns.joined(starts[order], (starts + counts)[order])
+
+    def within(self, first_page: int, end_page: int) -> PageRuns:
+        """The pages from the one up to the other."""
+        starts = self.first_pages.clip(first_page, end_page)
+        return PageRuns.joined(starts, (self.first_pages + self.page_counts).clip(first_page, end_page))
 
     @property
     def page_count(self) -> int:
@@ -99,3 +130,25 @@ class PageRuns(Sequence[PageRun]):
         if inside < 0 or page_count < 0 or inside + page_count > int(self.page_counts[index]):
             raise ValueError(f"{page_count} pages from {first_page:#x} on are not all present")
         return index
+
+    @cached_property
+    def _ranks(self) -> Integers:
+        """How many pages come before each run."""
+        return numpy.cumsum(self.page_counts) - self.page_counts
+
+    def rank(self, page: int) -> int:
+        """How many of the pages come before this one; ValueError where it is none of them."""
+        index = self.find(page, 1)
+        return int(self._ranks[index] + page - self.first_pages[index])
+
+    def pages(self, rank: int, count: int) -> Integers:
+        """The numbers of so many pages from the one of that rank on."""
+        ranks = numpy.arange(rank, rank + count)
+        index = numpy.searchsorted(self._ranks, ranks, "right") - 1
+        return self.first_pages[index] + ranks - self._ranks[index]
+
+
+def _runs_of(pages: Integers) -> tuple[Integers, Integers]:
+    """Starts and ends of ascending pages."""
+    is_border = numpy.append(numpy.diff(pages) != 1, [True])
+    return pages[numpy.roll(is_border, 1)], pages[is_border] + 1
