@@ -58,7 +58,7 @@ class TestHeaders:
     def test_they_say_what_readers_need(self) -> None:
         dump = dump_of(export_of((PageRun(1, 40),)), (PageRun(1, 40),))
         assert (dump.version, dump.block_size, dump.max_mapnr, dump.max_mapnr_32) == (6, PAGE, 41, 41)
-        assert dump.system_names == [b"Linux", b"", b"6.1.0-test", b"", b"x86_64", b""]
+        assert dump.system_names == [b"Linux", b"(none)", b"6.1.0-test", b"(none)", b"x86_64", b"(none)"]
         assert (dump.crash_seconds, dump.cpu_count, dump.status) == (1_700_000_000, 2, 1)
         assert (dump.phys_base, dump.dump_level, dump.split) == (-2097152, 0, 0)
 
