@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import re
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -96,25 +95,6 @@ def test_mount_points_that_will_not_do(machine: Machine, tmp_path: Path) -> None
 def test_sizes_that_make_no_sense(machine: Machine, size: str, memory: str) -> None:
     refused(machine, "create", machine.image, f"--size={size}", f"--memory={memory}", code=2)
     assert not machine.image.exists()
-
-
-@pytest.mark.parametrize(
-    ("memory", "level"), [("16MiB", "small"), ("64MiB", "complete"), ("1GiB", "kernel"), ("256MiB", "automatic")]
-)
-def test_the_size_that_a_refusal_gives_holds_the_region(machine: Machine, memory: str, level: str) -> None:
-    words = ("create", machine.image, "--memory", memory, "--levels", level, "--size")
-    (size,) = re.findall(r"make it (\d+MiB)", refused(machine, *words, "9MiB", code=2))
-    machine.run(*words, size)
-    if memory == "64MiB":
-        machine.mount()
-        status = machine.status()
-        assert (status["state"], status["warning"]) == ("armed", None)
-
-
-def test_the_level_that_a_refusal_gives_fits(machine: Machine) -> None:
-    words = ("create", machine.image, "--memory", "256MiB", "--size", "60MiB")
-    (level,) = re.findall(r"give --levels (\w+)", refused(machine, *words, code=2))
-    machine.run(*words, "--levels", level)
 
 
 def test_create_never_takes_a_file_over(machine: Machine) -> None:

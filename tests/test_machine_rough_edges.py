@@ -170,19 +170,6 @@ def test_output_that_nobody_takes_is_one_line(machine: Machine) -> None:
     assert b"No space left" in done.stderr and done.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_machine_that_nobody_could_be_told_of_is_told_of(machine: Machine, options: tuple[str, ...]) -> None:
-    machine.create(size="64MiB")
-    command = [COMMAND, "mount", str(machine.image), str(machine.mountpoint), *options]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert done.stderr.startswith("ghostdump: the machine is up") and "No space left" in done.stderr
-    assert done.stderr.endswith(f"ghostdump unmount {machine.mountpoint} ends it\n")
-    assert machine.status()["state"] == "armed"
-    machine.unmount()
-
-
 @pytest.mark.parametrize("lost", ["records zeroed", "area zeroed", "cut", "grown"])
 def test_a_dump_is_carved_where_nothing_tells_of_it(crashed: Machine, lost: str) -> None:
     size = crashed.image.stat().st_size

@@ -110,6 +110,8 @@ def test_json_documents_have_the_fields_that_are_listed(machine: Machine) -> Non
     report = json.loads((machine.crash_directory() / "report.json").read_bytes())
     must_match(r"report\.json", report)
     assert set(leaves(verified)) <= set(leaves(report))
+    core = machine.crash_directory() / "vmcore"
+    must_match("ghostdump convert", machine.facts("convert", core, "--to", "kdump", "-o", "converted"))
     machine.crash()
     assert set(leaves(machine.facts("recover", machine.image, "--output", machine.directory / "out"))) == set(
         leaves(report)

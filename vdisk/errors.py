@@ -18,6 +18,7 @@
     ├── BootInterruptedError      the power button was pressed while the machine booted
     ├── KeyFileError              a key file is none, or not the one that is needed
     ├── IntegrityError            the memory of this process is not what it was
+    ├── ConversionError           the dump cannot become the file that was asked for
     ├── RecoveryError             the dump cannot be taken out now; it stays where it is
     └── ResumeError               the hibernated machine cannot go on; the boot is a cold one
     PowerLost (BaseException)     the simulated power went; nothing may handle it and go on
@@ -132,6 +133,10 @@ class IntegrityError(GhostdumpError):
 
 class RecoveryError(GhostdumpError):
     """The dump cannot be taken out now; it stays in the region."""
+
+
+class ConversionError(GhostdumpError):
+    """The dump cannot become the file that was asked for; what was there before is as it was."""
 
 
 class ResumeError(GhostdumpError):

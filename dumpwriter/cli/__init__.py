@@ -38,10 +38,10 @@ def _run(arguments: Sequence[str]) -> int:
 
         return _fail(arguments, explain(error), error.exit_code)
     except BrokenPipeError:
-        drop_output()  # the reader has gone; so has the message
+        _drop_output()  # the reader has gone; so has the message
         return FAILED_EXIT_CODE
     except OSError as error:
-        drop_output()
+        _drop_output()
         place = f"{error.filename}: " if error.filename else ""
         return _fail(arguments, f"{place}{error.strerror or error}", FAILED_EXIT_CODE)
     return code
@@ -55,21 +55,8 @@ def _carry_out(arguments: Sequence[str]) -> int:
     parsed = parse_arguments(arguments)
     command = importlib.import_module(f"dumpwriter.cli.{parsed.module}")
     code: int = getattr(command, parsed.function)(parsed)
-    _flush_output()
+    sys.stdout.flush()
     return code
-
-
-def _flush_output() -> None:
-    """The command has been carried out, whoever could read of it."""
-    from vdisk.errors import GhostdumpError
-
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        drop_output()
-        raise GhostdumpError(f"it is done, but what it says cannot be written: {error.strerror}") from None
 
 
 def _fail(arguments: Sequence[str], reason: str, code: int) -> int:
@@ -88,8 +75,7 @@ def _complain(reason: str, code: int) -> int:
     return code
 
 
-def drop_output() -> None:
-    """What was printed and could not be written is lost; Python would try once more at its end."""
+def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 

@@ -7,6 +7,7 @@ import shlex
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from dumpwriter.conversion.formats import COMPRESSION_NAMES, FORMATS
 from dumpwriter.levels import NAMES as LEVEL_NAMES
 from dumpwriter.levels import parse_level
 from dumpwriter.machine.causes import DEFAULT
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         _crash,
         _hibernate,
         _recover,
+        _convert,
         _inspect,
         _verify,
     )
@@ -194,6 +196,19 @@ def _recover(commands: Any) -> None:
     _json(command)
 
 
+def _convert(commands: Any) -> None:
+    command = _command(commands, "convert", "convert", "run", "write a dump anew in the format that a reader wants")
+    command.add_argument("dump", help="an ELF vmcore or a KDUMP file, of ghostdump's or of others'")
+    command.add_argument("--to", choices=FORMATS, required=True, metavar="FORMAT", help=", ".join(FORMATS))
+    command.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="the file to make; - for standard output"
+    )
+    command.add_argument("--force", action="store_true", help="replace the file if it exists")
+    command.add_argument("--no-digest", dest="digest", action="store_false", help="do not compute its SHA-256")
+    _export(command)
+    _json(command)
+
+
 def _inspect(commands: Any) -> None:
     command = _command(commands, "inspect", "show", "inspect", "what an image's boot area and region hold")
     command.add_argument("image")
@@ -212,6 +227,18 @@ def _command(commands: Any, name: str, module: str, function: str, summary: str)
     command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
     command.set_defaults(module=module, function=function)
     return command
+
+
+def _export(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--compress",
+        choices=COMPRESSION_NAMES,
+        metavar="HOW",
+        help=f"for kdump: {', '.join(COMPRESSION_NAMES)}; zlib by default",
+    )
+    command.add_argument(
+        "--fill", action="store_true", help="zeros for missing pages, in a format that cannot say that they are missing"
+    )
 
 
 def _retention(command: argparse.ArgumentParser) -> None:

@@ -13,7 +13,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from dumpwriter import runtime
-from dumpwriter.cli import drop_output
 from dumpwriter.cli.keys import volume_key
 from dumpwriter.cli.progress import progress_bar, watch_standby
 from dumpwriter.cli.show import (
@@ -69,21 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         process.terminate()
         process.wait()
         raise
-    try:
-        _tell(facts, mountpoint, as_json=arguments.json)
-        sys.stdout.flush()
-    except OSError as error:
-        _tell_that_it_is_up(error, mountpoint, in_background=not arguments.foreground)
+    _tell(facts, mountpoint, as_json=arguments.json)
     return _stay(process) if arguments.foreground else 0
-
-
-def _tell_that_it_is_up(error: OSError, mountpoint: str, *, in_background: bool) -> None:
-    """Standard output takes nothing. Raises `MountError` where nobody stays with the machine."""
-    drop_output()
-    complaint = f"the machine is up, but nobody could be told ({error.strerror})"
-    if in_background:
-        raise MountError(f"{complaint}: {command_line('unmount', mountpoint)} ends it") from None
-    print(f"ghostdump: {complaint}", file=sys.stderr)
 
 
 def start_machine(request: dict[str, Any], key: Secret, *, in_background: bool) -> tuple[subprocess.Popen[bytes], int]:

@@ -10,7 +10,6 @@ import stat
 import uuid
 from typing import TYPE_CHECKING
 
-from dumpwriter.machine.disksize import disk_size_for_bytes, room_for_region_bytes
 from dumpwriter.machine.policy import largest_that_fits, simulated_estimates
 from dumpwriter.machine.regionfile import ROOT, RegionFile
 from dumpwriter.sizes import format_size
@@ -38,6 +37,7 @@ LABEL = "ghostdump"
 DISK_SIZE_BYTES_MAX = 16 << 40  # what a file can be on the filesystems that hosts have
 MEMORY_SIZE_BYTES_MIN = 16 << 20
 MEMORY_SIZE_BYTES_MAX = 512 << 30
+FILESYSTEM_OVERHEAD_BYTES = 8 << 20
 FILLER_NAME = b"filler"
 SCRATCH_NAME = b".fragments"
 BRICKS_PER_HOLE = 3
@@ -96,20 +96,15 @@ def check_sizes(recipe: Recipe) -> None:
             raise UsageError(f"{what} of {size_bytes} bytes: give a multiple of {BLOCK_SIZE_BYTES}")
     if recipe.size_bytes > DISK_SIZE_BYTES_MAX:
         raise UsageError(f"a disk of {recipe.size_bytes} bytes: give 16TiB or less")
-    if recipe.size_bytes < _region_size_bytes(recipe) + BOOT_AREA_SIZE_BYTES:
-        raise _too_small(recipe)
-
-
-def _too_small(recipe: Recipe) -> UsageError:
-    """What to ask for instead: a larger disk, or a level whose dump fits."""
-    needed_bytes = disk_size_for_bytes(_region_size_bytes(recipe))
-    estimates = simulated_estimates(recipe.memory_size_bytes)
-    fitting = largest_that_fits(estimates, room_for_region_bytes(recipe.size_bytes))
-    less = f", or give --levels {fitting.name.lower()}" if fitting is not None else ""
-    return UsageError(
-        f"a disk of {recipe.size_bytes} bytes cannot hold the dump of {recipe.memory_size_bytes} bytes of memory: "
-        f"make it {needed_bytes >> 20}MiB{less}"
-    )
+    overhead_bytes = BOOT_AREA_SIZE_BYTES + FILESYSTEM_OVERHEAD_BYTES
+    needed_bytes = _region_size_bytes(recipe) + overhead_bytes
+    if recipe.size_bytes < needed_bytes:
+        fitting = largest_that_fits(simulated_estimates(recipe.memory_size_bytes), recipe.size_bytes - overhead_bytes)
+        less = f", or give --levels {fitting.name.lower()}" if fitting is not None else ""
+        raise UsageError(
+            f"a disk of {recipe.size_bytes} bytes cannot hold the dump of {recipe.memory_size_bytes} bytes of memory: "
+            f"make it {-(-needed_bytes >> 20)}MiB or more{less}"
+        )
 
 
 def _region_size_bytes(recipe: Recipe) -> int:
@@ -179,7 +174,7 @@ def _make_region(filesystem: Ext4Filesystem, recipe: Recipe) -> ExtentMap:
     with _scattered_space(filesystem, size_bytes, recipe.region_extents):
         extents = RegionFile(filesystem, recipe.region_kind).make(size_bytes)
     if extents is None:
-        raise _too_small(recipe)
+        raise UsageError(f"the disk has no room for a dump region of {size_bytes} bytes: make it larger")
     if len(extents.extents) < recipe.region_extents:
         raise UsageError(f"the region has {len(extents.extents)} extents, not {recipe.region_extents}: use less")
     return extents

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import subprocess
 from typing import TYPE_CHECKING
 
 from vdisk.errors import FilesystemError
-from vdisk.ext4.superblock import Superblock
-from vdisk.imagefile import ImageFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,26 +36,12 @@ def format_device(device: BlockDevice, size_bytes: int, *, label: str, uuid: str
 
     The device must read as zeros. Raises `FilesystemError`, `DeviceError`.
     """
-    with _made_in_memory(size_bytes, label=label, uuid=uuid) as descriptor:
-        for offset_bytes, content in _pieces_of_data(descriptor):
-            device.write_from(offset_bytes, content)
-
-
-def free_bytes_when_new(size_bytes: int) -> int:
-    """What such a filesystem leaves for files. Raises `FilesystemError` where none can be made of that size."""
-    with _made_in_memory(size_bytes, label="", uuid="clear") as descriptor:
-        superblock = Superblock(ImageFile(descriptor))
-        superblock.check_supported()  # a small one has no room for a journal
-        return superblock.free_blocks * _BLOCK_BYTES
-
-
-@contextlib.contextmanager
-def _made_in_memory(size_bytes: int, *, label: str, uuid: str) -> Iterator[int]:
     descriptor = os.memfd_create("ghostdump-filesystem")
     try:
-        os.ftruncate(descriptor, max(0, size_bytes))
+        os.ftruncate(descriptor, size_bytes)
         make_filesystem(f"/proc/{os.getpid()}/fd/{descriptor}", size_bytes, label=label, uuid=uuid)
-        yield descriptor
+        for offset_bytes, content in _pieces_of_data(descriptor):
+            device.write_from(offset_bytes, content)
     finally:
         os.close(descriptor)
 

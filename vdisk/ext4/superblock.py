@@ -21,8 +21,6 @@ MAGIC = 0xEF53
 _HALF = struct.Struct("<H")
 _WORD = struct.Struct("<I")
 _MAGIC_OFFSET = 0x38
-_FREE_BLOCKS_LOW_OFFSET = 0x0C
-_FREE_BLOCKS_HIGH_OFFSET = 0x158
 _STATE_OFFSET = 0x3A
 _COMPAT_OFFSET = 0x5C
 _INCOMPAT_OFFSET = 0x60
@@ -62,11 +60,6 @@ class Superblock:
     def _word(self, offset: int) -> int:
         value: int = _WORD.unpack_from(self._raw, offset)[0]
         return value
-
-    @property
-    def free_blocks(self) -> int:
-        """As of the last time that somebody closed the filesystem."""
-        return self._word(_FREE_BLOCKS_HIGH_OFFSET) << 32 | self._word(_FREE_BLOCKS_LOW_OFFSET)
 
     @property
     def needs_replay(self) -> bool:

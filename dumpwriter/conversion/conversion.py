@@ -1,0 +1,103 @@
+"""A dump in one format becomes a dump in another: what is asked for, what comes of it, and what the report says."""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dumpwriter.conversion.exports import MAKERS
+from dumpwriter.conversion.formats import DEFAULT_COMPRESSION, FORMATS, Format
+from dumpwriter.conversion.machine import about_machine
+from dumpwriter.conversion.selection import NO_PAGES, Selection, gaps, runs_within, select
+from dumpwriter.conversion.transfer import transfer
+from dumpwriter.dumpfile.dump import DumpRun
+from vdisk.errors import ConversionError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dumpwriter.conversion.outputs import Output
+    from dumpwriter.dumpfile.dump import Contents, Dump
+    from dumpwriter.dumpfile.pageruns import PageRuns
+    from dumpwriter.export.export import Export
+
+
+class Wish(NamedTuple):
+    """What somebody asks for, in the words of the command line. `compression` is None where none was named."""
+
+    format: str
+    compression: str | None = None
+    fill: bool = False
+
+    @property
+    def target(self) -> Format:
+        return FORMATS[self.format]
+
+    @property
+    def compression_used(self) -> str | None:
+        return (self.compression or DEFAULT_COMPRESSION) if self.target.is_compressed else None
+
+    def check(self) -> None:
+        """Raises `UsageError` where the words do not go together, whatever the dump is."""
+        if self.compression and not self.target.is_compressed:
+            compressed = " and ".join(name for name, found in FORMATS.items() if found.is_compressed)
+            raise UsageError(f"--compress: {self.format} is never compressed; {compressed} are")
+
+
+def convert(dump: Dump, wish: Wish, output: Output, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Write the dump to an output; the report says what the file holds, and what it does not.
+
+    Raises `ConversionError` where the format cannot tell what is missing, and what dump and output raise.
+    """
+    selection = select_for(dump.contents, wish)
+    export = export_of(dump, selection, wish)
+    total = selection.in_file.page_count
+    transfer(dump, _runs_of(dump, selection), export, output, lambda done: progress(done, total))
+    return {
+        "source_format": dump.format,
+        **describe(selection, wish),
+        "partial": dump.contents.is_partial,
+        "size_bytes": export.size_bytes,
+    }
+
+
+def select_for(contents: Contents, wish: Wish) -> Selection:
+    """The pages of the new file. Raises `ConversionError` where zeros would have to pass for what is not there."""
+    selection = select(contents)
+    unwritten = gaps(selection, contents.memory)
+    if wish.target.tells_missing or not len(unwritten):
+        return selection
+    if not wish.fill:
+        raise ConversionError(
+            f"{unwritten.page_count} pages below the end of memory are not in the dump, and a file of format "
+            f"{wish.format} cannot say so: give --fill to have zeros there, or choose elf or kdump"
+        )
+    return selection._replace(filled=unwritten)
+
+
+def export_of(dump: Dump, selection: Selection, wish: Wish) -> Export:
+    kept = dump.contents._replace(present=selection.in_file)
+    return MAKERS[wish.format](kept, about_machine(dump), wish.compression or DEFAULT_COMPRESSION)
+
+
+def describe(selection: Selection, wish: Wish) -> dict[str, Any]:
+    """What of a report follows from the pages that were chosen."""
+    return {
+        "format": wish.format,
+        "compression": wish.compression_used,
+        "pages_written": selection.written.page_count,
+        "left_out": _describe_runs(selection.left_out),
+        "missing": _describe_runs(selection.missing),
+        "filled": _describe_runs(selection.filled),
+    }
+
+
+def _describe_runs(runs: PageRuns) -> list[dict[str, int]]:
+    return [run._asdict() for run in runs]
+
+
+def _runs_of(dump: Dump, selection: Selection) -> Iterator[DumpRun]:
+    """What is read and what is filled, in ascending order."""
+    written = runs_within(dump.runs(), selection.written)
+    filled = (DumpRun(*run, is_zero=True) for run in selection.filled or NO_PAGES)
+    return heapq.merge(written, filled)

@@ -1,0 +1,209 @@
+"""ghostdump convert: the real command on real files, judged by others' tools."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pty
+import subprocess
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import drgn
+import pytest
+
+from dumpwriter.export.elf import ElfLayout
+from dumpwriter.memory.simulated import SimulatedMemory
+from tests.builders.kdump_reader import KdumpFile
+from tests.machines import COMMAND
+from tests.vmcores import run_reader, write_vmcore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.machines import Machine
+
+MIB, GIB = 1 << 20, 1 << 30
+PAGE = 4096
+MEMORY_BYTES = 16 * MIB
+SPARSE_BYTES = 64 * GIB
+RESIDENT_BYTES_MAX = 200 * MIB
+COMPRESSIONS = ("zlib", "lzo", "zstd", "none")
+
+
+@pytest.fixture(scope="module")
+def vmcore(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole simulated memory that crashed."""
+    path = tmp_path_factory.mktemp("convert") / "vmcore"
+    with closing(SimulatedMemory(MEMORY_BYTES)) as source:
+        source.bugcheck(0xD1, (1, 2, 3, 4), "to be converted")
+        write_vmcore(path, source.memory)
+    return path
+
+
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without the pages from 8 MiB to 12 MiB, and it says so."""
+    path = tmp_path_factory.mktemp("convert") / "vmcore"
+    with closing(SimulatedMemory(MEMORY_BYTES)) as source:
+        runs = [(0, 8 * MIB), (12 * MIB, 4 * MIB)]
+        write_vmcore(path, source.memory, runs, partial=True)
+    return path
+
+
+def marked(page: int) -> bytes:
+    return page.to_bytes(4, "little") * (PAGE // 4)
+
+
+def memory_of(vmcore: Path) -> bytes:
+    return vmcore.read_bytes()[-MEMORY_BYTES:]
+
+
+def digest_by_drgn(vmcore: Path, address: int = 0, length: int = MEMORY_BYTES) -> str:
+    """SHA-256 of memory that drgn reads."""
+    dump = drgn.Program()
+    dump.set_core_dump(vmcore)
+    return hashlib.sha256(dump.read(address, length, physical=True)).hexdigest()
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_kdump_files_of_each_compression_open_in_others_tools(machine: Machine, vmcore: Path, compression: str) -> None:
+    made = machine.directory / "dump.kdump"
+    told = machine.facts("convert", vmcore, "--to", "kdump", "--compress", compression, "-o", made)
+    assert told["compression"] == compression
+    assert told["pages_written"] == MEMORY_BYTES // PAGE
+    assert told["size_bytes"] == made.stat().st_size
+    assert told["sha256"] == hashlib.sha256(made.read_bytes()).hexdigest()
+    assert digest_by_drgn(made) == hashlib.sha256(memory_of(vmcore)).hexdigest()
+    if compression != "zstd":  # Debian's makedumpfile does not know it
+        run_reader("makedumpfile", "--dump-dmesg", str(made), "log", cwd=machine.directory)
+        assert "to be converted" in (machine.directory / "log").read_text()
+
+
+def test_an_elf_core_that_is_converted_to_elf_is_the_same_file(machine: Machine, vmcore: Path) -> None:
+    machine.run("convert", vmcore, "--to", "elf", "-o", "again")
+    assert (machine.directory / "again").read_bytes() == vmcore.read_bytes()
+
+
+def test_a_partial_dump_stays_partial_and_names_what_is_missing(machine: Machine, partial: Path) -> None:
+    for name in ("elf", "kdump"):
+        told = machine.facts("convert", partial, "--to", name, "-o", name)
+        assert told["partial"]
+        assert told["pages_written"] == 12 * MIB // PAGE
+        assert told["filled"] == []
+    found = KdumpFile((machine.directory / "kdump").read_bytes())
+    assert set(found.dumped) == {*range(8 * MIB // PAGE), *range(12 * MIB // PAGE, 16 * MIB // PAGE)}
+    assert found.status & 8  # incomplete
+    assert (machine.directory / "elf").read_bytes() == partial.read_bytes()
+
+
+def test_a_pipe_gets_the_same_bytes_and_standard_error_the_report(machine: Machine, vmcore: Path) -> None:
+    command = [COMMAND, "convert", str(vmcore), "--to", "elf", "-o", "-", "--json"]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=machine.directory)
+    told = json.loads(done.stderr)
+    assert done.stdout == vmcore.read_bytes()
+    assert told["path"] is None
+    assert told["sha256"] == hashlib.sha256(done.stdout).hexdigest()
+
+
+def test_an_error_goes_to_standard_error_too_where_the_dump_goes_to_standard_output(
+    machine: Machine, tmp_path: Path
+) -> None:
+    (tmp_path / "damaged").write_bytes(b"\x7fELF" + bytes(100))
+    done = machine.run("convert", "damaged", "--to", "elf", "-o", "-", "--json", check=1)
+    assert done.stdout == ""
+    assert "64-bit" in json.loads(done.stderr[: done.stderr.rindex("}") + 1])["error"]
+
+
+def test_a_reader_that_goes_before_the_end_is_told(machine: Machine, vmcore: Path) -> None:
+    pipe = f"{COMMAND} convert {vmcore} --to elf -o - | head -c 100 > head; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, check=False, cwd=machine.directory)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "gone before its end" in done.stderr
+
+
+def test_a_terminal_gets_no_dump(machine: Machine, vmcore: Path) -> None:
+    terminal, end = pty.openpty()
+    try:
+        command = [COMMAND, "convert", str(vmcore), "--to", "elf", "-o", "-"]
+        done = subprocess.run(command, stdout=end, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 2
+        assert "terminal" in done.stderr
+    finally:
+        os.close(terminal)
+        os.close(end)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("{vmcore}", "--to", "kdump", "-o", "-"), 2, "kdump-flattened"),
+        (("{vmcore}", "--to", "elf", "--compress", "zlib", "-o", "new"), 2, "never compressed"),
+        (("{vmcore}", "--to", "core", "-o", "new"), 2, "invalid choice"),
+        (("{vmcore}", "--to", "elf", "-o", "there"), 2, "--force"),
+        (("{vmcore}", "--to", "elf", "-o", "{vmcore}", "--force"), 2, "the dump itself"),
+        (("{vmcore}", "--to", "elf", "-o", "no/such/place"), 1, "No such file"),
+        (("no-such-dump", "--to", "elf", "-o", "new"), 2, "No such file"),
+        (("there", "--to", "elf", "-o", "new"), 1, "no dump"),
+    ],
+)
+def test_what_cannot_be_is_one_line_with_the_next_step(
+    machine: Machine, vmcore: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    before = hashlib.sha256(vmcore.read_bytes()).hexdigest()
+    (machine.directory / "there").write_bytes(b"of somebody")
+    done = machine.run("convert", *(word.format(vmcore=vmcore) for word in arguments), check=code)
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(os.listdir(machine.directory)) == ["mnt", "there"]
+    assert (machine.directory / "there").read_bytes() == b"of somebody"
+    assert hashlib.sha256(vmcore.read_bytes()).hexdigest() == before
+
+
+def test_a_full_disk_leaves_nothing_and_says_so(machine: Machine, vmcore: Path) -> None:
+    limited = ["prlimit", f"--fsize={MIB}", COMMAND, "convert", str(vmcore), "--to", "elf", "-o", "new"]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False, cwd=machine.directory)
+    assert done.returncode == 1
+    assert "new: File too large; nothing is left of it" in done.stderr
+    assert os.listdir(machine.directory) == ["mnt"]
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 GiB of memory, of which three pages were ever touched: an ELF core of holes."""
+    path = tmp_path_factory.mktemp("sparse") / "vmcore"
+    with closing(SimulatedMemory(MEMORY_BYTES)) as source:
+        layout = ElfLayout([(0, SPARSE_BYTES)], source.memory.read_notes(), partial=False)
+    with path.open("wb") as file:
+        file.write(layout.header())
+        for page in (0, 1000, SPARSE_BYTES // PAGE - 1):
+            file.seek(layout.file_offset_bytes(page * PAGE))
+            file.write(marked(page))
+        file.truncate(layout.size_bytes)
+    return path
+
+
+@pytest.mark.parametrize("target", ["elf", "kdump"])
+def test_64_gib_of_holes_convert_in_little_memory(sparse: Path, tmp_path: Path, target: str) -> None:
+    made = tmp_path / "made"
+    command = [COMMAND, "convert", str(sparse), "--to", target, "-o", str(made), "--no-digest", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        told: Any = json.loads(process.stdout.read())
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert told["pages_written"] == SPARSE_BYTES // PAGE
+    assert used.ru_maxrss * 1024 < RESIDENT_BYTES_MAX
+    assert made.stat().st_size == told["size_bytes"]
+    must_be_as_small_as_it_can(made, target)
+    last = SPARSE_BYTES - PAGE
+    assert digest_by_drgn(made, last, PAGE) == hashlib.sha256(marked(last // PAGE)).hexdigest()
+    assert digest_by_drgn(made, last - PAGE, PAGE) == hashlib.sha256(bytes(PAGE)).hexdigest()
+
+
+def must_be_as_small_as_it_can(made: Path, target: str) -> None:
+    descriptors_bytes = SPARSE_BYTES // PAGE * 24 if target.startswith("kdump") else 0
+    assert made.stat().st_blocks * 512 < descriptors_bytes + 10 * MIB
