@@ -91,6 +91,12 @@ def pack(blobs: Sequence[Blob]) -> list[tuple[Piece, ...]]:
     return [tuple(pieces) for pieces in frames if pieces]
 
 
+def payload_size_bytes(pieces: Sequence[Piece]) -> int:
+    """What the pieces of a frame take, in whole pages."""
+    taken_bytes = sum(SECONDARY_PIECE.size_bytes + _padded(piece.length_bytes) for piece in pieces)
+    return taken_bytes + -taken_bytes % PAGE_SIZE_BYTES
+
+
 def fill(payload: memoryview, pieces: Sequence[Piece], read_into: Callable[[int, memoryview], None]) -> int:
     """Write the pieces of a frame; how many bytes of the payload they take, in whole pages."""
     position = 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from dumpwriter.crash.dump import Progress
+from dumpwriter.crash.dump import Progress, bytes_to_write
 from dumpwriter.crash.writer import COMMIT_SECONDS, STALL_SECONDS, WriterThreads, write_dump
 from dumpwriter.formats.region import DumpEnding
 from dumpwriter.recovery.scan import recover
@@ -17,6 +17,7 @@ from tests.dumping import DumpBench, Pages
 from vdisk.blockdevice import BlockDevice, Layer
 from vdisk.errors import DeviceError
 from vdisk.layers.mapped import Mapped
+from vdisk.layers.trace import Event, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,3 +162,12 @@ async def test_what_cannot_be_flushed_is_not_committed(threads: WriterThreads) -
     await write_dump(DumpBench(100).job(NoFlush), threads, progress, lambda: None, lambda: 9)
     assert not progress.is_committed
     assert progress.failure == "flush failed"
+
+
+@pytest.mark.parametrize("blobs", [{}, {"small": b"x"}, {"big": bytes(range(256)) * 3000, "small": b"x"}])
+@pytest.mark.parametrize("pages", [1, 300, 1500])
+def test_what_a_dump_will_write_is_known_to_the_byte(pages: int, blobs: dict[str, bytes]) -> None:
+    bench = DumpBench(pages, pieces=1, blobs=blobs)
+    events: list[Event] = []
+    bench.write(lambda disk: Trace(disk, events.append))
+    assert bytes_to_write(bench.job()) == sum(event.length_bytes for event in events)

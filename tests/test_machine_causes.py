@@ -166,6 +166,15 @@ def test_the_power_goes_in_the_middle_of_the_dump(disk: Disk) -> None:
         disk.must_recover(facts["verdict"], facts["pages_present"])
 
 
+def test_the_power_goes_behind_a_dump_with_secondary_data(disk: Disk) -> None:
+    """All of it counts, not the pages alone."""
+    blob = disk.machine.directory / "blob"
+    blob.write_bytes(os.urandom(900_000))
+    disk.machine.run("register", disk.machine.mountpoint, "blob", blob)
+    facts = disk.machine.crash("--cause", "power-cut", "--at", "100")
+    assert (facts["verdict"], facts["pages_present"]) == ("COMPLETE", PAGES)
+
+
 def test_every_cause_has_an_act_and_every_act_a_cause() -> None:
     assert [*ACTS, *HARDWARE] == [*dict.fromkeys([*ACTS, *HARDWARE])]
     assert {cause.name for cause in CRASHED_HERE} == {*ACTS, *HARDWARE} == set(SAYS) > set(CORRUPTIONS)

@@ -14,21 +14,18 @@ import trio
 
 from dumpwriter.blobarea import BlobArea
 from dumpwriter.crash.dump import Cause, DumpJob, Progress, Writer
-from dumpwriter.crash.plan import memory_parts, plan_dump
+from dumpwriter.crash.job import new_sealer, prepare
 from dumpwriter.crash.rehearsal import rehearse
 from dumpwriter.crash.writer import WriterThreads, write_dump
-from dumpwriter.formats.region import CauseKind, MemoryRangeRecord, SecondaryState
+from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.memory.physical import MemoryRange, PhysicalMemory
-from dumpwriter.metadata import Metadata, encode_metadata, has_room_for_tables
 from dumpwriter.runtime import by_rank
-from dumpwriter.sealing import UNSEALED
-from dumpwriter.secondary import pack
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, record_runs
 from vdisk.controller import Controller, Order
-from vdisk.errors import DeviceError, FormatError, GhostdumpError
+from vdisk.errors import DeviceError, GhostdumpError
 from vdisk.imagefile import ImageFile
 from vdisk.layers.mapped import Mapped
 from vdisk.layers.write_guard import WriteGuard
@@ -36,8 +33,6 @@ from vdisk.layers.write_guard import WriteGuard
 if TYPE_CHECKING:
     from dumpwriter.crash.controlblock import ControlBlock, PrivateBlock
     from dumpwriter.runtime import RuntimeFile
-    from dumpwriter.sealing import Sealer
-    from dumpwriter.secondary import Blob
     from vdisk.blockdevice import BlockDevice
 
 OPEN_SECONDS = 10.0  # more than all steps by which the port driver takes the controller over
@@ -86,7 +81,7 @@ class Clone:
         self._threads = WriterThreads(content.writer_threads)
         self._drivers = stack.load_clone(content.images)
         self.modules = self._drivers.modules  # rows of the module table, from the controller upwards
-        _sealer(content)
+        new_sealer(content)
 
     async def set_aside(self) -> None:
         """Make on each thread what its drivers will need. To be called before confinement."""
@@ -166,27 +161,9 @@ class Clone:
         return made[0]
 
     def _job(self, disk: Disk, cause: Cause) -> DumpJob:
-        block = disk.block
-        memory = PhysicalMemory(self._handles.memory, [MemoryRange(*row) for row in block.memory_ranges])
-        parts = memory_parts(block.page_classes, memory.runs())
-        area = BlobArea(self._handles.runtime)
-        blobs = area.survey()
-        pieces = pack([blob for blob in blobs if blob.state == SecondaryState.WHOLE])
-        return DumpJob(
-            plan=plan_dump(parts, block.extents.size_bytes, block.level, len(pieces)),
-            identity=block.identity,
-            extents=block.extents,
-            region=disk.region,
-            memory=memory,
-            metadata=encode_metadata(_metadata(block, memory, blobs)),
-            cause=cause,
-            armed_time_ns=block.armed_time_ns,
-            writer=_writer(self._runtime, self._handles.rank),
-            sealer=_sealer(block),
-            level=block.level,
-            blobs=area,
-            pieces=pieces,
-        )
+        memory = PhysicalMemory(self._handles.memory, [MemoryRange(*row) for row in disk.block.memory_ranges])
+        writer = _writer(self._runtime, self._handles.rank)
+        return prepare(disk.block, memory, BlobArea(self._handles.runtime), disk.region, cause, writer)
 
 
 def must_be_our_disk(device: BlockDevice, block: ControlBlock) -> None:
@@ -201,33 +178,9 @@ def must_be_our_disk(device: BlockDevice, block: ControlBlock) -> None:
         raise DeviceError("controller: sanity read: no boot record where one was written")
 
 
-def _sealer(block: ControlBlock) -> Sealer:
-    """Made once before the sandbox closes, too: what the cipher is made of has to be loaded from files."""
-    if block.seal is None:
-        return UNSEALED
-    from dumpwriter.cipher import GcmSealer
-
-    return GcmSealer(block.seal)
-
-
 def _left_of_budget(block: ControlBlock, spent_ns: int) -> float:
     """Seconds. What was spent so far is of this standby alone: one that takes over has the whole time."""
     return max(0, block.time_budget_ns - spent_ns) / 1e9 if block.time_budget_ns else math.inf
-
-
-def _metadata(block: ControlBlock, memory: PhysicalMemory, blobs: list[Blob]) -> Metadata:
-    """Page classes are left out where they do not fit; arming saw to it that the level can do without."""
-    ranges = tuple(MemoryRangeRecord(row.physical_bytes, row.length_bytes) for row in block.memory_ranges)
-    classes = block.page_classes if has_room_for_tables(len(ranges), len(block.page_classes)) else ()
-    rows = tuple(blob.record() for blob in blobs)
-    return Metadata(_notes(memory), ranges, block.machine, block.level, classes, rows)
-
-
-def _notes(memory: PhysicalMemory) -> bytes:
-    try:
-        return memory.read_notes()
-    except FormatError:
-        return b""  # the dying machine scribbled on them; the pages are worth the dump without
 
 
 def _cause(runtime: RuntimeFile) -> Cause:

@@ -30,7 +30,7 @@ from dumpwriter.formats.region import (
 )
 from dumpwriter.frames import DumpIdentity, encode_dump_header, encode_frame, page_count
 from dumpwriter.sealing import UNSEALED
-from dumpwriter.secondary import fill
+from dumpwriter.secondary import fill, payload_size_bytes
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.bootarea import BootStage
 from vdisk.errors import DeviceError, EncryptionError
@@ -182,6 +182,21 @@ def fill_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview) 
         buffer[end_bytes : number * SLOT_SIZE_BYTES] = bytes(number * SLOT_SIZE_BYTES - end_bytes)
         end_bytes = number * SLOT_SIZE_BYTES + _fill_slot(job, frame, slot).nbytes
     return buffer[:end_bytes]
+
+
+def bytes_to_write(job: DumpJob) -> int:
+    """What carrying a job out writes to the disk where no write fails, headers and all."""
+    headers_bytes = 2 * len(header_offsets_bytes(job.extents.size_bytes)) * BLOCK_SIZE_BYTES
+    requests = [(len(frames) - 1) * SLOT_SIZE_BYTES + _frame_bytes(job, frames[-1]) for frames in job.plan.requests()]
+    return headers_bytes + sum(requests)
+
+
+def _frame_bytes(job: DumpJob, frame: FramePlan) -> int:
+    if frame.kind == FrameKind.META:
+        return BLOCK_SIZE_BYTES + len(job.metadata)
+    if frame.kind == FrameKind.SECONDARY:
+        return BLOCK_SIZE_BYTES + payload_size_bytes(job.pieces[frame.sequence - 1])
+    return BLOCK_SIZE_BYTES + (frame.kind == FrameKind.PAGES) * page_count(frame.runs) * PAGE_SIZE_BYTES
 
 
 def _fill_slot(job: DumpJob, frame: FramePlan, slot: memoryview) -> memoryview:

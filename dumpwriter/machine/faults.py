@@ -12,17 +12,20 @@ import re
 import signal
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
-from dumpwriter.crash.plan import memory_parts, plan_dump
-from dumpwriter.formats.region import PAGE_SIZE_BYTES, FrameKind
+from dumpwriter.blobarea import BlobArea
+from dumpwriter.crash.dump import Cause, bytes_to_write
+from dumpwriter.crash.job import prepare
+from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import AT_ONCE, CAUSE_TEXT, FaultState
 from dumpwriter.formats.runtime import Register as RuntimeRegister
-from dumpwriter.frames import page_count, slot_offset_bytes
+from dumpwriter.frames import slot_offset_bytes
 from dumpwriter.machine.causes import CAUSES, DEFAULT
 from dumpwriter.machine.corruption import CORRUPTIONS
-from vdisk.blockdevice import BLOCK_SIZE_BYTES, SECTOR_SIZE_BYTES, Layer
+from vdisk.blockdevice import SECTOR_SIZE_BYTES, Layer
 from vdisk.controller import Mode
 from vdisk.drivers.storahci import StorAhci
 from vdisk.errors import DeviceError
+from vdisk.layers.mapped import Mapped
 from vdisk.registers import Cache, Power, Register
 
 if TYPE_CHECKING:
@@ -121,16 +124,15 @@ def _cut_power(victim: Victim) -> NoReturn:
     if percent == AT_ONCE or victim.block is None:
         registers[Register.POWER] = Power.LOST
         die()
-    registers[Register.POWER_LEFT_BYTES] = _dump_bytes(victim.block, victim.memory) * min(percent, 100) // 100
+    registers[Register.POWER_LEFT_BYTES] = _dump_bytes(victim, victim.block) * min(percent, 100) // 100
     registers[Register.POWER] = Power.ENDING
     victim.bugcheck(DISK_BUGCHECK, (0, 0, 0, 0), f"the power goes at {percent} % of the dump")
 
 
-def _dump_bytes(block: ControlBlock, memory: PhysicalMemory) -> int:
-    """What the frames of a dump take that is planned now, as the standby will."""
-    plan = plan_dump(memory_parts(block.page_classes, memory.runs()), block.extents.size_bytes, block.level)
-    payloads = [frame.runs for frame in plan.frames if frame.kind == FrameKind.PAGES]
-    return len(plan.frames) * BLOCK_SIZE_BYTES + sum(map(page_count, payloads)) * PAGE_SIZE_BYTES
+def _dump_bytes(victim: Victim, block: ControlBlock) -> int:
+    """What a dump takes that is planned now, as the standby will; but for what the bugcheck still adds to the log."""
+    region, cause = Mapped(victim.device, block.extents), Cause(CauseKind.NONE, 0, (0, 0, 0, 0), "", 0)
+    return bytes_to_write(prepare(block, victim.memory, BlobArea(victim.runtime.descriptor), region, cause))
 
 
 # The live stack and its process
