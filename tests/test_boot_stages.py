@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dumpwriter.formats.runtime import SMALL_DUMP_RANK
+from dumpwriter import runtime
+from dumpwriter.formats.runtime import SMALL_DUMP_RANK, MachineState
 from tests.builders.elf_reader import ElfCoreFile
 from tests.changes import changed_blocks
+from tests.machines import COMMAND
 from tests.mounting import wait_until
 from tests.vmcores import run_reader
 from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, BootStage
@@ -154,6 +157,54 @@ def disarmed(machine: Machine) -> Machine:
     machine.crash()
     machine.mount()
     return machine
+
+
+class SlowBoot:
+    """A mount command under which each flush of the disk takes a while, and the machine that it starts."""
+
+    def __init__(self, machine: Machine, delay: str = "300ms") -> None:
+        inject = f"inject=fdatasync:delay_enter={delay}"
+        slow = ["strace", "-f", "-qq", "-o", os.devnull, "-P", str(machine.image), "-e", inject]
+        self.command: subprocess.Popen[str] = subprocess.Popen(
+            [*slow, COMMAND, "mount", str(machine.image), str(machine.mountpoint)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._mountpoint = str(machine.mountpoint)
+
+    def reaches(self, stage: BootStage) -> bool:
+        found = runtime.find(self._mountpoint)
+        if found is None:
+            return False
+        with contextlib.closing(found):
+            return found.state == MachineState.BOOTING and found.boot_stage == stage
+
+    def end(self) -> str:
+        _, said = self.command.communicate(timeout=60)
+        assert self.command.returncode == 1
+        return said
+
+
+def test_a_machine_that_is_still_booting_crashes_at_its_stage(machine: Machine) -> None:
+    machine.create(size="64MiB")
+    boot = SlowBoot(machine)
+    wait_until(lambda: boot.reaches(BootStage.FILESYSTEM), "the filesystem is open")
+    crash = machine.crash("--bugcheck", "0xD1", "--text", "too early", check=1)
+    assert (crash["verdict"], crash["standby"]) == ("PARTIAL", SMALL_DUMP_RANK)
+    assert "crashed at boot stage filesystem (0xd1 too early)" in boot.end()
+    verified = machine.facts("verify", machine.image, check=1)
+    assert (verified["cause"], verified["stage"]) == ("bugcheck", "filesystem")
+
+
+def test_a_machine_that_crashes_before_anything_can_be_written_says_so(machine: Machine) -> None:
+    machine.create(size="64MiB")
+    boot = SlowBoot(machine, delay="1s")
+    wait_until(lambda: boot.reaches(BootStage.DRIVERS), "the drivers are up, and their first write is on its way")
+    crash = machine.crash("--bugcheck", "0xD1", check=1)
+    assert (crash["verdict"], crash["reason"]) == ("NONE", "the machine was not armed: it had not come so far")
+    assert "left no dump: the machine was not armed" in boot.end()
+    assert machine.facts("inspect", machine.image)["last_run"]["end"] == "crash without a dump"
 
 
 def pid_for_a_small_dump(machine: Machine) -> int:

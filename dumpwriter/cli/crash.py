@@ -64,8 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     was_armed = standby_is_alive(machine)
     with _attacked(machine, order.cause) as outcome:
         stop_machine(machine, order)
-        if was_armed:
-            watch_dump(machine)
+        watch_dump(machine)
         done = outcome()
     mountinfo.clear(mountpoint)  # the dead process took its mount along; what is left of it is detached
     facts = {"cause": order.cause.name, "done": done} | _dump_facts(machine, order.cause, was_armed=was_armed)
@@ -199,7 +198,7 @@ def watch_dump(machine: RuntimeFile) -> None:
 def _dump_facts(machine: RuntimeFile, cause: Cause, *, was_armed: bool) -> dict[str, Any]:
     """The standby's account; what is on the disk, where it gave none or could not know."""
     facts = dump_facts(machine)
-    if not was_armed:
+    if not was_armed and machine.verdict() is None:
         return facts | {"verdict": Verdict.NONE, "reason": "the machine was not armed"}
     if not cause.is_told_by_disk or facts["verdict"] == Verdict.COMPLETE:
         return facts

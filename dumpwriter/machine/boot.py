@@ -149,6 +149,12 @@ class Boot:
         if self.request.crash_at == stage.label:
             self.readiness.bugcheck(MANUAL_BUGCHECK, (0, 0, 0, 0), f"crash at boot stage {stage.label}, on request")
 
+    def crash_as_asked(self) -> None:
+        """Carry out what the runtime file asks for; before the drivers are up the machine can only stop."""
+        if self.runtime.boot_stage in (BootStage.OFF, BootStage.POWER_ON):
+            self.readiness.bugcheck(*faults.bugcheck_asked_for(self.runtime))
+        faults.begin(self.victim())
+
     def _load_memory(self) -> None:
         path = self.request.memory_image
         self._use_memory(SimulatedMemory(self.record.memory_size_bytes) if path is None else ImageMemory(path))

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold memory and keys in the clear
+    for order in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(order, signal.SIG_IGN)  # nobody may end by it who cannot carry it out yet
     request = MountRequest(**json.loads(sys.argv[1]))
     announce_fd = int(sys.argv[2])
     os.set_inheritable(announce_fd, False)
@@ -72,6 +74,8 @@ async def _run(request: MountRequest, volume_key: Secret, announce: Callable[[di
                 press_power_button()
 
         signal.signal(signal.SIGPWR, signal.SIG_IGN)  # a request to hibernate, which only a machine that runs can take
+        signal.signal(signal.SIGUSR1, lambda *_: boot.readiness.rehearse())
+        signal.signal(signal.SIGUSR2, lambda *_: boot.crash_as_asked())
         for button in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(button, press_power_button)
         try:

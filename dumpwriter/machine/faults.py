@@ -138,9 +138,13 @@ def _dump_bytes(victim: Victim, block: ControlBlock) -> int:
 # The live stack and its process
 
 
+def bugcheck_asked_for(runtime: RuntimeFile) -> tuple[int, tuple[int, int, int, int], str]:
+    """Code, parameters and text."""
+    return runtime[RuntimeRegister.BUGCHECK_CODE], runtime.parameters(), runtime.text(CAUSE_TEXT)
+
+
 def _bugcheck(victim: Victim) -> NoReturn:
-    found = victim.runtime
-    victim.bugcheck(found[RuntimeRegister.BUGCHECK_CODE], found.parameters(), found.text(CAUSE_TEXT))
+    victim.bugcheck(*bugcheck_asked_for(victim.runtime))
 
 
 def _dereference_null(victim: Victim) -> None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from dumpwriter.formats.runtime import MachineState
-from dumpwriter.machine import faults
 from dumpwriter.machine.hibernation import Hibernator, hand_over, start_hibernator
 from dumpwriter.machine.pager import INPAGE_ERROR, InPageError
 from dumpwriter.machine.trigger import parse_trigger
@@ -49,8 +48,6 @@ class Machine:
     async def run(self, stop: trio.Event, on_ready: Callable[[], None]) -> None:
         """Serve the mount until it is unmounted or `stop` is set."""
         boot = self._boot
-        signal.signal(signal.SIGUSR1, lambda *_: self._readiness.rehearse())
-        signal.signal(signal.SIGUSR2, lambda *_: faults.begin(boot.victim()))
         trigger = ControlFile("trigger", write=self._triggered)
         operations = Operations(
             self._filesystem,
