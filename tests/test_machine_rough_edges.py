@@ -90,6 +90,16 @@ def test_a_machine_without_a_standby_never_says_armed(machine: Machine) -> None:
     assert (status["state"], len(status["rearmings"])) == ("disarmed", 8)
 
 
+@pytest.mark.slow
+def test_a_rehearsal_is_waited_for_as_long_as_it_may_take(machine: Machine) -> None:
+    """Each standby has ten seconds, one after the other."""
+    machine.create(size="64MiB")
+    machine.mount()
+    machine.signal_standbys(signal.SIGSTOP)
+    said = machine.run("rehearse", machine.mountpoint, check=1)
+    assert said.stdout.startswith("rehearsal failed") and said.stdout.count("did not answer within 10 s") == 2
+
+
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_closed_standard_streams_harm_nothing(machine: Machine, closed: tuple[int, ...]) -> None:
     machine.create()

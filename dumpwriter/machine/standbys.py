@@ -14,7 +14,7 @@ import trio
 from dumpwriter.crash import controlblock
 from dumpwriter.formats.runtime import REASON_TEXT, REGION_RANKS, Call, MachineState, Register
 from dumpwriter.machine.pace import Pace
-from dumpwriter.machine.standby import READY_SECONDS, Standby
+from dumpwriter.machine.standby import READY_SECONDS, REHEARSAL_SECONDS, Standby
 from dumpwriter.recovery.report import iso_time
 from dumpwriter.runtime import by_rank
 from vdisk.errors import ArmingError, ImageError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 REARMINGS_MAX = 16  # the latest, so that what the machine says of itself does not grow
 STAND_STILL_SECONDS = 15.0
+REHEARSALS_SECONDS = len(REGION_RANKS) * REHEARSAL_SECONDS  # one after the other
 
 
 class Rearming(NamedTuple):
