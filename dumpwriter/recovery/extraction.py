@@ -19,8 +19,8 @@ from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
 from dumpwriter.recovery.crashstore import REPORT, REPORT_SIZE_BYTES_MAX, SEALED, VMCORE
 from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.places import PlaceKind
-from dumpwriter.recovery.report import describe_findings, iso_time
-from dumpwriter.recovery.retention import next_name, numbered, superseded
+from dumpwriter.recovery.report import as_iso_time, describe_findings, iso_time
+from dumpwriter.recovery.retention import NUMBER_MAX, next_number, numbered, superseded
 from dumpwriter.recovery.scan import Findings, PageSink, header_blocks, recover, recover_scattered
 from dumpwriter.secondary import FILE_PREFIX
 from dumpwriter.sizes import format_size
@@ -183,7 +183,7 @@ def extract(
     known = _already_there(store, report, copy.file)
     if known is not None:
         _rotate(store, retention)
-        return Extraction(findings, known)
+        return Extraction(findings, report | copy.describe() | known)
     needed_bytes = survey.data_bytes + findings.closed_size_bytes + SPARE_BYTES
     needed_bytes += sum(len(blob.content) for blob in findings.secondary.found)
     _check_room(store, needed_bytes, retention.min_free_bytes)
@@ -228,7 +228,7 @@ def _copy(
         raise RecoveryError("the disk gave two different answers while the dump was read: run the recovery again")
     for blob in findings.secondary.found:
         store.write(FILE_PREFIX + blob.name, 0, blob.content)
-    name = next_name(store.names(), _bound(store))
+    name = _next_name(store)
     report = report | {
         "path": store.describe(name),
         **copy.describe(),
@@ -240,14 +240,19 @@ def _copy(
     return report
 
 
-def _bound(store: CrashStore) -> int:
-    written = store.read_bound().strip()
-    return int(written) if written.isdigit() else 1
+def _next_name(store: CrashStore) -> str:
+    number = next_number(store.names(), store.read_bound())
+    if number > NUMBER_MAX:
+        store.abandon()
+        raise RecoveryError(
+            f"crash {NUMBER_MAX} is the last that has a number: remove it, and the file bounds beside it"
+        )
+    return str(number)
 
 
 def _rotate(store: CrashStore, retention: Retention) -> None:
     """Only after the newest is durable. A removal that the power cuts short is finished by the next recovery."""
-    bound = b"%s\n" % next_name(store.names(), _bound(store)).encode()
+    bound = b"%d\n" % next_number(store.names(), store.read_bound())
     if store.read_bound() != bound:
         store.write_bound(bound)
     for name in superseded(store.names(), retention.keep):
@@ -264,22 +269,31 @@ def _digest(read: Callable[[int, int], bytes]) -> str:
 
 
 def _already_there(store: CrashStore, found: dict[str, Any], file: str) -> dict[str, Any] | None:
-    """The report of this very dump, where a recovery came so far and was cut before the region was marked.
+    """What became of this very dump, where a recovery came so far and was cut before the region was marked.
 
-    The copy must say the same as what was read just now, and must read back as it was when it was made.
+    The copy must say the same as what was read just now, and must read back as it was when it was made. Its report is
+    a file that anybody may have written: nothing of it is handed on but what was checked.
     """
     for name in reversed(numbered(store.names())):
-        try:
-            report = json.loads(store.read_finished(name, REPORT, 0, REPORT_SIZE_BYTES_MAX) or b"{}")
-        except ValueError:
+        report = _stored_report(store, name)
+        if any(report.get(key) != found[key] for key in IDENTIFYING):
             continue
-        same = isinstance(report, dict) and all(report.get(key) == found[key] for key in IDENTIFYING)
-        expected = {file: _recorded_digest(report, file)} if same else {}
-        expected |= {blob["file"]: blob["sha256"] for blob in found["secondary"]}
-        if same and all(_digest(_finished(store, name, one)) == digest for one, digest in expected.items()):
+        expected = {file: _recorded_digest(report, file)}
+        secondary = {blob["file"]: blob["sha256"] for blob in found["secondary"]}
+        if all(_digest(_finished(store, name, one)) == digest for one, digest in (expected | secondary).items()):
             store.settle(name)
-            return report if isinstance(report, dict) else None
+            recovered = as_iso_time(report.get("recovered"))
+            return {"path": store.describe(name), "recovered": recovered, "digests": {file: {"sha256": expected[file]}}}
     return None
+
+
+def _stored_report(store: CrashStore, name: str) -> dict[str, Any]:
+    """Empty where it is none."""
+    try:
+        report = json.loads(store.read_finished(name, REPORT, 0, REPORT_SIZE_BYTES_MAX))
+    except (ValueError, RecursionError):
+        return {}
+    return report if isinstance(report, dict) else {}
 
 
 def _finished(store: CrashStore, name: str, file: str) -> Callable[[int, int], bytes]:

@@ -170,5 +170,13 @@ def iso_time(time_ns: int) -> str | None:
         return None
 
 
+def as_iso_time(text: object) -> str | None:
+    """A time that somebody wrote down, where it is one."""
+    try:
+        return datetime.fromisoformat(text).isoformat(timespec="microseconds") if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
 def describe_extents(extents: ExtentMap) -> list[dict[str, int]]:
     return [extent._asdict() for extent in extents.extents]

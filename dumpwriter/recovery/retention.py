@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 
 DIGITS_MAX = 9  # a longer name is somebody's joke, and its successor may not fit in a name
+NUMBER_MAX = 10**DIGITS_MAX - 1
 
 
 class Retention(NamedTuple):
@@ -27,9 +28,14 @@ def numbered(names: Iterable[str]) -> list[str]:
     return sorted(ours, key=int)
 
 
-def next_name(names: Iterable[str], bound: int) -> str:
-    """The number of the next crash: never one that was used before, though its crash be gone."""
-    return str(max([bound, *(int(name) + 1 for name in numbered(names))]))
+def next_number(names: Iterable[str], bound: bytes) -> int:
+    """The number of the next crash: never one that was used before, though its crash be gone.
+
+    `bound` is what was written down of it; what cannot be a number of ours says nothing. `NUMBER_MAX` may be used up.
+    """
+    written = bound.strip()
+    is_ours = written.isdigit() and len(written) <= DIGITS_MAX + 1 and int(written) <= NUMBER_MAX + 1
+    return max([1, int(written) if is_ours else 1, *(int(name) + 1 for name in numbered(names))])
 
 
 def superseded(names: Iterable[str], keep: int | None) -> list[str]:
