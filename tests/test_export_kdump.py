@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,25 +15,10 @@ from dumpwriter.export.kdump import KdumpExport
 from dumpwriter.export.notes import pack_notes, prstatus_note, vmcoreinfo_note
 from dumpwriter.formats.region import PageRun
 from tests.builders.kdump_reader import KdumpFile
-from tests.dumpfiles import PAGE, assemble, page_runs, pieces_of
+from tests.dumpfiles import PAGE, assemble, pieces_of
+from tests.sampledumps import KINDS, NOTES, TEXT, page_content, pages_of, partial_contents, read
 
-TEXT = b"OSRELEASE=6.1.0-test\nNUMBER(phys_base)=-2097152\nCRASHTIME=1700000000\n"
-NOTES = pack_notes([prstatus_note(0, {"rip": 1}), prstatus_note(1, {"rip": 2}), vmcoreinfo_note(TEXT)])
 FLAGS = {"zlib": 1, "lzo": 2, "zstd": 0x20, "none": 0}
-KINDS = ("zeros", "text", "noise")
-
-
-@functools.cache
-def page_content(page: int) -> bytes:
-    """A page of zeros, one that shrinks, or one that does not, in turn."""
-    kind = KINDS[page % 3]
-    if kind == "noise":
-        return random.Random(page).randbytes(PAGE)
-    return bytes(PAGE) if kind == "zeros" else (b"page %8d of the machine\n" % page * 200)[:PAGE]
-
-
-def read(physical: int, length: int) -> bytes:
-    return b"".join(page_content(page) for page in range(physical // PAGE, (physical + length) // PAGE))
 
 
 def export_of(
@@ -123,16 +106,14 @@ class TestPages:
         assert zeros.pop()[1:] == (PAGE, 0, 0)
         assert all(dump.page(page) == bytes(PAGE) for page in range(100, 100_100, 999))
 
-    @given(st.data())
+    @given(st.data(), partial_contents())
     @settings(deadline=None, max_examples=150)
-    def test_they_come_in_any_order_and_any_part_of_memory(self, data: st.DataObject) -> None:
-        memory = page_runs(data.draw(st.sets(st.integers(0, 400) | st.integers(30_000, 40_000), max_size=80)))
-        all_pages = [page for run in memory for page in range(run.first_page, sum(run))]
-        present = page_runs(data.draw(st.sets(st.sampled_from(all_pages))) if all_pages else ())
-        export = export_of(memory, present, method=data.draw(st.sampled_from(sorted(FLAGS))))
-        dump = dump_of(export, tuple(data.draw(st.permutations(present))), chunk_pages=data.draw(st.integers(1, 9)))
-        assert dump.memory == all_pages
-        assert dump.dumped == [page for run in present for page in range(run.first_page, sum(run))]
+    def test_they_come_in_any_order_and_any_part_of_memory(self, data: st.DataObject, contents: Contents) -> None:
+        method = data.draw(st.sampled_from(sorted(FLAGS)))
+        export = KdumpExport(contents, About(), COMPRESSIONS[method])
+        order = tuple(data.draw(st.permutations(contents.present)))
+        dump = dump_of(export, order, chunk_pages=data.draw(st.integers(1, 9)))
+        assert (dump.memory, dump.dumped) == (pages_of(contents.memory), pages_of(contents.present))
         assert all(dump.page(page) == page_content(page) for page in dump.dumped)
 
     @pytest.mark.parametrize("method", FLAGS)

@@ -17,6 +17,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from dumpwriter.export import elf_format as elf
+from dumpwriter.export.export import Piece
 from dumpwriter.export.notes import why_unreadable
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class ElfLayout:
     def _end_of_headers(self) -> int:
         programs_bytes = self._segment_count * elf.PROGRAM_HEADER.size_bytes
         return elf.ELF_HEADER.size_bytes + programs_bytes + self._is_extended * elf.SECTION_HEADER.size_bytes
+
+    def headers(self) -> Iterable[Piece]:
+        yield Piece(0, self.header())
 
     def header(self) -> bytes:
         """Everything in front of the first page."""

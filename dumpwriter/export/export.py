@@ -82,7 +82,7 @@ class FixedExport:
         return self._layout.size_bytes
 
     def begin(self) -> Iterable[Piece]:
-        yield Piece(0, self._layout.header())
+        return self._layout.headers()
 
     def prepare(self, first_page: int, content: memoryview) -> Prepared:
         return Prepared(first_page, content, np.full(content.nbytes // PAGE_SIZE_BYTES, PAGE_SIZE_BYTES, np.uint32))

@@ -21,6 +21,7 @@ VMCOREINFO_TYPE = 0
 NOTE_HEADER = struct.Struct("<III")  # namesz, descsz, type
 PRSTATUS = struct.Struct("<iiihxxQQiiii64x27Qi4x")
 assert PRSTATUS.size == 336
+PRSTATUS_FIELDS_BEFORE_REGISTERS = 10
 
 REGISTERS = (
     *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi"),
@@ -65,6 +66,14 @@ def why_unreadable(segment: bytes) -> str | None:
     except FormatError as error:
         return str(error)
     return None
+
+
+def first_registers(segment: bytes) -> dict[str, int]:
+    """The registers of the first CPU by name; none where no NT_PRSTATUS note has them."""
+    notes = (note for note in parse_notes(segment) if (note.name, note.type) == (PRSTATUS_NAME, NT_PRSTATUS))
+    content = next((note.content for note in notes if len(note.content) == PRSTATUS.size), None)
+    values = PRSTATUS.unpack(content)[PRSTATUS_FIELDS_BEFORE_REGISTERS:] if content else ()
+    return dict(zip(REGISTERS, values, strict=False))
 
 
 def vmcoreinfo_place(segment: bytes) -> tuple[int, int]:

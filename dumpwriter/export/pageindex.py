@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dumpwriter.dumpfile.pageruns import PageRuns
+from dumpwriter.formats.region import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +36,11 @@ class PageIndex:
         """How many pages of the dump are before these. ValueError where one of them is not in it."""
         run = self.runs.find(first_page, page_count)
         return int(self._ranks[run] + first_page - self.starts[run])
+
+    def offset_bytes(self, physical_bytes: int) -> int:
+        """Where the byte of an address is when all pages follow each other. ValueError where its page is not there."""
+        page, inside_bytes = divmod(physical_bytes, PAGE_SIZE_BYTES)
+        return self.rank(page) * PAGE_SIZE_BYTES + inside_bytes
 
     def bitmap(self) -> Iterator[tuple[int, bytes]]:
         """One bit a page, the lowest bit of a byte first: the parts that are not all zeros, as (byte offset, bytes)."""
