@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,11 +18,12 @@ from dumpwriter.export.kdump import KdumpExport
 from dumpwriter.export.raw import RawLayout
 from dumpwriter.formats.region import PageRun
 from tests.builders.kdump_reader import rearranged
-from tests.dumpfiles import assemble, pieces_of
-from tests.sampledumps import partial_contents, read
+from tests.dumpfiles import assemble, page_runs, pieces_of
+from tests.sampledumps import NOTES, partial_contents, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 def kdump(contents: Contents) -> Export:
@@ -59,3 +61,13 @@ def test_a_hole_at_the_end_is_part_of_the_file() -> None:
     export = FlattenedExport(raw(contents))
     content = assemble(export, [*export.begin(), *export.zeros(PageRun(0, 3)), *export.finish()])
     assert rearranged(content) == bytes(3 * 4096)
+
+
+def test_makedumpfile_makes_the_very_file_of_a_flattened_one(tmp_path: Path) -> None:
+    """And so does whoever reads our pipe: both are what the plain export gives."""
+    pages = [page for page in range(3000) if page % 7]
+    contents = Contents((PageRun(0, 3000),), page_runs(pages), NOTES, is_partial=True)
+    flattened, plain = FlattenedExport(kdump(contents)), kdump(contents)
+    content = assemble(flattened, pieces_of(flattened, contents.present, read))
+    subprocess.run(["makedumpfile", "-R", "made"], input=content, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "made").read_bytes() == assemble(plain, pieces_of(plain, contents.present, read))

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 from dumpwriter.export.compression import COMPRESSIONS
 from dumpwriter.export.elf import ElfLayout
 from dumpwriter.export.export import Export, FixedExport
+from dumpwriter.export.flattened import FlattenedExport
 from dumpwriter.export.kdump import KdumpExport
+from dumpwriter.export.lime import LimeLayout
+from dumpwriter.export.pagedump import BitmapLayout, FullLayout
+from dumpwriter.export.raw import RawLayout
 from dumpwriter.formats.region import PAGE_SIZE_BYTES
 
 if TYPE_CHECKING:
@@ -28,7 +32,32 @@ def _kdump(contents: Contents, about: About, compression: str) -> Export:
     return KdumpExport(contents, about, COMPRESSIONS[compression])
 
 
+def _flattened(contents: Contents, about: About, compression: str) -> Export:
+    return FlattenedExport(_kdump(contents, about, compression))
+
+
+def _windows(contents: Contents, about: About, compression: str) -> Export:  # noqa: ARG001
+    return FixedExport(FullLayout(contents, about))
+
+
+def _windows_bitmap(contents: Contents, about: About, compression: str) -> Export:  # noqa: ARG001
+    return FixedExport(BitmapLayout(contents, about))
+
+
+def _lime(contents: Contents, about: About, compression: str) -> Export:  # noqa: ARG001
+    return FixedExport(LimeLayout(contents))
+
+
+def _raw(contents: Contents, about: About, compression: str) -> Export:  # noqa: ARG001
+    return FixedExport(RawLayout(contents))
+
+
 MAKERS: dict[str, Maker] = {
     "elf": _elf,
     "kdump": _kdump,
+    "kdump-flattened": _flattened,
+    "windows": _windows,
+    "windows-bitmap": _windows_bitmap,
+    "lime": _lime,
+    "raw": _raw,
 }

@@ -17,6 +17,11 @@ class Format(NamedTuple):
 FORMATS = {
     "elf": Format("vmcore", is_stream=True),
     "kdump": Format("vmcore.kdump", is_compressed=True),
+    "kdump-flattened": Format("vmcore.kdump-flattened", is_stream=True, is_compressed=True),
+    "windows": Format("memory.dmp", is_stream=True),
+    "windows-bitmap": Format("memory.dmp", is_stream=True),
+    "lime": Format("memory.lime"),
+    "raw": Format("memory.raw", is_stream=True, tells_missing=False),
 }
 DEFAULT_FORMAT = "elf"
 
