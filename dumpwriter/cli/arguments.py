@@ -88,7 +88,9 @@ def _mount(commands: Any) -> None:
     command = _command(commands, "mount", "mount", "run", "boot: replay, recover, mount, arm")
     command.add_argument("image")
     command.add_argument("mountpoint", help="an empty directory")
-    command.add_argument("--memory-image", metavar="FILE", help="memory from a raw file or an ELF core")
+    command.add_argument(
+        "--memory-image", metavar="FILE", help="memory from a dump (vmcore, kdump, Windows, LiME) or a raw file"
+    )
     _key_file(command)
     command.add_argument("--allow-other", action="store_true", help="let other users into the mount")
     command.add_argument(

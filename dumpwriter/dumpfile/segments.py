@@ -39,7 +39,7 @@ class Segments(NamedTuple):
     file_offsets: Integers
 
     @classmethod
-    def of(cls, physical: Unsigned, length: Unsigned, file_offset: Unsigned, file_size_bytes: int) -> Segments:
+    def of(cls, file_size_bytes: int, physical: Unsigned, length: Unsigned, file_offset: Unsigned) -> Segments:
         """From pieces in any order, as a file claims them: 64 bits each, and nothing is true of them yet.
 
         FormatError where a piece is not in the file, where memory is none that can be, or where the pieces together
