@@ -9,8 +9,10 @@ import pytest
 import trio
 
 from dumpwriter.crash.dump import Progress, bytes_to_write
-from dumpwriter.crash.writer import COMMIT_SECONDS, STALL_SECONDS, WriterThreads, write_dump
+from dumpwriter.crash.plan import REQUEST_FRAMES
+from dumpwriter.crash.writer import COMMIT_SECONDS, STALL_SECONDS, WriterThreads, _Requests, write_dump
 from dumpwriter.formats.region import DumpEnding
+from dumpwriter.frames import page_count
 from dumpwriter.recovery.scan import recover
 from dumpwriter.verdict import Reason, Verdict
 from tests.dumping import DumpBench, Pages
@@ -125,6 +127,30 @@ async def test_a_time_budget_that_ends_cuts_the_dump_and_closes_it(
     last = bench.job().plan.frames[-1]
     (place,) = bench.extents.runs(last.region_offset_bytes, 4096)
     assert bytes(bench.disk.content[place.physical_bytes :][:7]) == b"GHOSTFR"
+
+
+async def test_a_time_budget_that_is_over_at_once_leaves_the_most_valuable_pages(threads: WriterThreads) -> None:
+    bench, progress = DumpBench(8000, pieces=1), Progress()
+    await write_dump(bench.job(), threads, progress, lambda: None, lambda: 9, 0.0)
+    assert progress.is_committed
+    findings = recover(Mapped(bench.disk, bench.extents), bench.identity, Pages())
+    assert (findings.verdict, findings.reason) == (Verdict.PARTIAL, Reason.TIME_BUDGET)
+    first, last = bench.job().plan.frames[:REQUEST_FRAMES], bench.job().plan.frames[-1]
+    assert findings.pages_present >= sum(page_count(frame.runs) for frame in (*first, last)) > 0
+
+
+@pytest.mark.parametrize("pages", [1, 5 * 64, 9 * 64, 40 * 64])
+@pytest.mark.parametrize("taken_before", [0, 1, 2])
+def test_a_plan_that_is_cut_gives_its_first_request_and_its_last_frame(pages: int, taken_before: int) -> None:
+    plan = DumpBench(pages).job().plan
+    requests = _Requests(plan)
+    taken = [requests.take() for _ in range(taken_before)]
+    requests.cut()
+    while frames := requests.take():
+        taken.append(frames)
+    sequences = [frame.sequence for frames in taken for frame in frames]
+    whole = min(len(plan.frames), REQUEST_FRAMES * max(1, taken_before))
+    assert sequences == sorted({*range(whole), len(plan.frames) - 1})
 
 
 async def test_a_time_budget_that_is_long_enough_changes_nothing(threads: WriterThreads) -> None:

@@ -3,7 +3,8 @@
 The threads live from arming on, each with its buffer; at the crash nothing is allocated for them. They take requests
 in the order of value and complete in any order. trio keeps the progress, the time budget and the stall watch: a disk
 that answers nothing for `STALL_SECONDS` ends the dump where it is, with what was written. When the time budget is over
-no request is taken any more; what is under way and the end of the dump get `COMMIT_SECONDS`, and then it ends as well.
+no request is taken any more, but for the first one; what is under way and the end of the dump get `COMMIT_SECONDS`, and
+then it ends as well.
 """
 
 from __future__ import annotations
@@ -140,22 +141,26 @@ class _Requests:
     def __init__(self, plan: DumpPlan) -> None:
         self._frames = plan.frames
         self._taken = 0
+        self._cut_at: int | None = None
         self._turn = threading.Lock()
 
     def take(self) -> tuple[FramePlan, ...]:
         """The next request; empty where there is none."""
         with self._turn:
+            if self._taken == self._cut_at:
+                self._taken = max(self._taken, len(self._frames) - 1)
             frames = self._frames[self._taken : self._taken + REQUEST_FRAMES]
             self._taken += len(frames)
             return frames
 
     def cut(self) -> bool:
-        """Give up what is left, but for the metadata in the last frame; False where nothing else was left."""
+        """Give up what is left, but for the metadata in the last frame; False where nothing else was left.
+
+        The first request is never given up: it holds what is worth the most, and a dump without it is worth nothing.
+        """
         with self._turn:
-            last = len(self._frames) - 1
-            is_cut = self._taken < last
-            self._taken = max(self._taken, last)
-            return is_cut
+            self._cut_at = max(self._taken, REQUEST_FRAMES)
+            return self._cut_at < len(self._frames) - 1
 
 
 async def _cut_when_over(
