@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,12 +22,10 @@ class PhysicalReader(Protocol):
 
 
 class DumpMemory:
-    """The pages of a dump. Nothing is allocated for a page that is not there."""
+    """The pages of a dump."""
 
     def __init__(self, dump: Dump) -> None:
         self._dump = dump
-        self._starts = [run.first_page for run in dump.contents.present]
-        self._ends = [run.first_page + run.page_count for run in dump.contents.present]
         self._page = lru_cache(CACHED_PAGES)(self._read_page)
 
     def read_physical(self, address: int, length_bytes: int) -> bytes:
@@ -42,14 +39,11 @@ class DumpMemory:
         return self._read_pages(page, 1)
 
     def _read_pages(self, first_page: int, page_count: int) -> bytes:
-        self._check_present(first_page, first_page + page_count)
         content = bytearray(page_count * PAGE_SIZE_BYTES)
-        self._dump.read_into(first_page, memoryview(content))
+        try:
+            self._dump.read_into(first_page, memoryview(content))
+        except ValueError:
+            pages = "the page" if page_count == 1 else f"all {page_count} pages"
+            place = f"{first_page * PAGE_SIZE_BYTES:#x}"
+            raise PageMissingError(f"the dump does not hold {pages} at {place}") from None
         return bytes(content)
-
-    def _check_present(self, page: int, end: int) -> None:
-        while page < end:
-            index = bisect_right(self._starts, page) - 1
-            if index < 0 or self._ends[index] <= page:
-                raise PageMissingError(f"the dump does not hold the page at {page * PAGE_SIZE_BYTES:#x}")
-            page = self._ends[index]
