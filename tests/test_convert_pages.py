@@ -65,6 +65,10 @@ class BytesOutput:
     def __init__(self) -> None:
         self.content = bytearray()
 
+    def begin(self, pieces: Iterable[Piece]) -> None:
+        for piece in pieces:
+            self.write(piece)
+
     def write(self, piece: Piece) -> None:
         view = memoryview(piece.content).cast("B")
         end = piece.offset_bytes + view.nbytes
@@ -258,10 +262,25 @@ class TestStream:
         reader, writer = os.pipe()
         try:
             stream = Stream(writer)
+            stream.begin([])
             stream.write(Piece(2, b"ab"))
             stream.write(Piece(6, b"c"))
             stream.finish(8)
             assert os.read(reader, 100) == b"\0\0ab\0\0c\0"
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    def test_what_was_known_before_stands_at_its_place(self) -> None:
+        reader, writer = os.pipe()
+        try:
+            stream = Stream(writer)
+            stream.begin([Piece(0, b"A"), Piece(1, b"B"), Piece(4, b"C"), Piece(7, b"D"), Piece(9, b"E")])
+            assert os.read(reader, 100) == b"AB"
+            stream.write(Piece(2, b"--"))
+            stream.write(Piece(5, b"--"))
+            stream.finish(11)
+            assert os.read(reader, 100) == b"--C--D\0E\0"
         finally:
             os.close(reader)
             os.close(writer)

@@ -20,7 +20,7 @@ FORMATS = {
     "kdump-flattened": Format("vmcore.kdump-flattened", is_stream=True, is_compressed=True),
     "windows": Format("memory.dmp", is_stream=True),
     "windows-bitmap": Format("memory.dmp", is_stream=True),
-    "lime": Format("memory.lime"),
+    "lime": Format("memory.lime", is_stream=True),
     "raw": Format("memory.raw", is_stream=True, tells_missing=False),
 }
 DEFAULT_FORMAT = "elf"

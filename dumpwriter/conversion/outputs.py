@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from vdisk.errors import ConversionError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from typing_extensions import Buffer
 
@@ -28,6 +28,9 @@ NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)  # what files
 class Output(Protocol):
     """Takes the pieces of one file."""
 
+    def begin(self, pieces: Iterable[Piece]) -> None:
+        """What is known before the first page, in the order of the file. Called first."""
+
     def write(self, piece: Piece) -> None: ...
 
     def finish(self, size_bytes: int) -> None:
@@ -35,23 +38,43 @@ class Output(Protocol):
 
 
 class Stream:
-    """Standard output, or whatever takes bytes in order only. Pieces must come in the order of the file."""
+    """Standard output, or whatever takes bytes in order only. Pieces must come in the order of the file.
+
+    Of what is known before the first page, that which lies between pages waits until it is its turn.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._hasher = hashlib.sha256()
         self._position_bytes = 0
+        self._waiting: Piece | None = None
+
+    def begin(self, pieces: Iterable[Piece]) -> None:
+        self._known = iter(pieces)
+        self._waiting = next(self._known, None)
+        while self._waiting is not None and self._waiting.offset_bytes == self._position_bytes:
+            self._send_waiting(self._waiting)
 
     def write(self, piece: Piece) -> None:
-        self._fill_up_to(piece.offset_bytes)
+        self._go_to(piece.offset_bytes)
         self._send(piece.content)
 
     def finish(self, size_bytes: int) -> None:
-        self._fill_up_to(size_bytes)
+        self._go_to(size_bytes)
 
     def digest(self) -> str:
         """SHA-256 of what was sent."""
         return self._hasher.hexdigest()
+
+    def _go_to(self, offset_bytes: int) -> None:
+        while self._waiting is not None and self._waiting.offset_bytes < offset_bytes:
+            self._fill_up_to(self._waiting.offset_bytes)
+            self._send_waiting(self._waiting)
+        self._fill_up_to(offset_bytes)
+
+    def _send_waiting(self, piece: Piece) -> None:
+        self._send(piece.content)
+        self._waiting = next(self._known, None)
 
     def _fill_up_to(self, offset_bytes: int) -> None:
         assert offset_bytes >= self._position_bytes, "this format is no stream"
@@ -77,6 +100,10 @@ class NewFile:
     def __init__(self, path: str, descriptor: int) -> None:
         self._path = path
         self._descriptor = descriptor
+
+    def begin(self, pieces: Iterable[Piece]) -> None:
+        for piece in pieces:
+            self.write(piece)
 
     def write(self, piece: Piece) -> None:
         view, offset_bytes = memoryview(piece.content).cast("B"), piece.offset_bytes

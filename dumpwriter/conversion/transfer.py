@@ -39,7 +39,7 @@ def transfer(
 
     Raises what the dump and the output raise.
     """
-    _write(export.begin(), output)
+    output.begin(export.begin())
     done_pages = 0
     for batch in _read_ahead(dump, runs, export):
         prepared = iter(batch.prepared)
