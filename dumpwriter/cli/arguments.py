@@ -7,7 +7,7 @@ import shlex
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from dumpwriter.conversion.formats import COMPRESSION_NAMES, FORMATS
+from dumpwriter.conversion.formats import COMPRESSION_NAMES, DEFAULT_FORMAT, FORMATS
 from dumpwriter.levels import NAMES as LEVEL_NAMES
 from dumpwriter.levels import parse_level
 from dumpwriter.machine.causes import DEFAULT
@@ -191,9 +191,19 @@ def _hibernate(commands: Any) -> None:
 def _recover(commands: Any) -> None:
     command = _command(commands, "recover", "recover", "run", "take the dump out of an image that is not mounted")
     command.add_argument("image", metavar="IMAGE|SEALED", help="an image, or a sealed dump that was carried out of one")
-    command.add_argument("--output", metavar="DIR", required=True, help="where the numbered directory goes")
+    command.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="where the numbered directory goes; - for standard output"
+    )
     _key_file(command)
     command.add_argument("--dump-private-key", metavar="FILE", help="open a sealed dump with this private key (PEM)")
+    command.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=DEFAULT_FORMAT,
+        metavar="FORMAT",
+        help=f"elf, the default, or {', '.join([*FORMATS][1:])}",
+    )
+    _export(command)
     _retention(command)
     _json(command)
 

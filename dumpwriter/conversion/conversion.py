@@ -6,7 +6,7 @@ import heapq
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dumpwriter.conversion.exports import MAKERS
-from dumpwriter.conversion.formats import DEFAULT_COMPRESSION, FORMATS, Format
+from dumpwriter.conversion.formats import DEFAULT_COMPRESSION, DEFAULT_FORMAT, FORMATS, Format
 from dumpwriter.conversion.machine import about_machine
 from dumpwriter.conversion.selection import NO_PAGES, Selection, gaps, runs_within, select
 from dumpwriter.conversion.transfer import transfer
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dumpwriter.conversion.outputs import Output
     from dumpwriter.dumpfile.dump import Contents, Dump
     from dumpwriter.dumpfile.pageruns import PageRuns
+    from dumpwriter.export.about import About
     from dumpwriter.export.export import Export
 
 
@@ -44,13 +45,16 @@ class Wish(NamedTuple):
             raise UsageError(f"--compress: {self.format} is never compressed; {compressed} are")
 
 
+AS_ELF = Wish(DEFAULT_FORMAT)
+
+
 def convert(dump: Dump, wish: Wish, output: Output, progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Write the dump to an output; the report says what the file holds, and what it does not.
 
     Raises `ConversionError` where the format cannot tell what is missing, and what dump and output raise.
     """
     selection = select_for(dump.contents, wish)
-    export = export_of(dump, selection, wish)
+    export = export_of(dump.contents, about_machine(dump), selection, wish)
     total = selection.in_file.page_count
     transfer(dump, _runs_of(dump, selection), export, output, lambda done: progress(done, total))
     return {
@@ -75,16 +79,19 @@ def select_for(contents: Contents, wish: Wish) -> Selection:
     return selection._replace(filled=unwritten)
 
 
-def export_of(dump: Dump, selection: Selection, wish: Wish) -> Export:
-    kept = dump.contents._replace(present=selection.in_file)
-    return MAKERS[wish.format](kept, about_machine(dump), wish.compression or DEFAULT_COMPRESSION)
+def export_of(contents: Contents, about: About, selection: Selection, wish: Wish) -> Export:
+    """What writes the chosen pages of a dump."""
+    kept = contents._replace(present=selection.in_file)
+    return MAKERS[wish.format](kept, about, wish.compression or DEFAULT_COMPRESSION)
+
+
+def describe_wish(wish: Wish) -> dict[str, Any]:
+    return {"format": wish.format, "compression": wish.compression_used}
 
 
 def describe(selection: Selection, wish: Wish) -> dict[str, Any]:
     """What of a report follows from the pages that were chosen."""
-    return {
-        "format": wish.format,
-        "compression": wish.compression_used,
+    return describe_wish(wish) | {
         "pages_written": selection.written.page_count,
         "left_out": _describe_runs(selection.left_out),
         "missing": _describe_runs(selection.missing),

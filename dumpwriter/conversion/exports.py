@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dumpwriter.export.compression import COMPRESSIONS
 from dumpwriter.export.elf import ElfLayout
 from dumpwriter.export.export import Export, FixedExport
 from dumpwriter.export.flattened import FlattenedExport
-from dumpwriter.export.kdump import KdumpExport
 from dumpwriter.export.lime import LimeLayout
 from dumpwriter.export.pagedump import BitmapLayout, FullLayout
 from dumpwriter.export.raw import RawLayout
@@ -29,6 +27,9 @@ def _elf(contents: Contents, about: About, compression: str) -> Export:  # noqa:
 
 
 def _kdump(contents: Contents, about: About, compression: str) -> Export:
+    from dumpwriter.export.compression import COMPRESSIONS  # a boot writes no kdump file, and need not load all this
+    from dumpwriter.export.kdump import KdumpExport
+
     return KdumpExport(contents, about, COMPRESSIONS[compression])
 
 

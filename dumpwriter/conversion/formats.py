@@ -10,6 +10,7 @@ class Format(NamedTuple):
 
     file: str  # its name in a directory of crashes
     is_stream: bool = False  # pages in ascending order make a file from front to end
+    is_unordered: bool = False  # pages in any order do
     is_compressed: bool = False
     tells_missing: bool = True  # a reader can tell a missing page from one of zeros
 
@@ -17,7 +18,7 @@ class Format(NamedTuple):
 FORMATS = {
     "elf": Format("vmcore", is_stream=True),
     "kdump": Format("vmcore.kdump", is_compressed=True),
-    "kdump-flattened": Format("vmcore.kdump-flattened", is_stream=True, is_compressed=True),
+    "kdump-flattened": Format("vmcore.kdump-flattened", is_stream=True, is_unordered=True, is_compressed=True),
     "windows": Format("memory.dmp", is_stream=True),
     "windows-bitmap": Format("memory.dmp", is_stream=True),
     "lime": Format("memory.lime", is_stream=True),

@@ -16,7 +16,7 @@ from dumpwriter.formats.runtime import SMALL_DUMP_RANK, Call, StandbyRegister
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.machine.standby import Standby
 from dumpwriter.machine.standbys import STAND_STILL_SECONDS
-from dumpwriter.recovery.extraction import Survey
+from dumpwriter.recovery.copies import Survey
 from dumpwriter.recovery.offline import source_of
 from dumpwriter.recovery.places import small_places
 from dumpwriter.recovery.scan import recover

@@ -13,6 +13,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from dumpwriter.conversion.formats import FORMATS
 from dumpwriter.secondary import FILE_PREFIX
 from vdisk.errors import RecoveryError
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 UNFINISHED = ".ghostdump-unfinished"
-VMCORE, SEALED, REPORT = "vmcore", "dump.sealed", "report.json"
+SEALED, REPORT = "dump.sealed", "report.json"
+OWN_FILES = (SEALED, REPORT, *(known.file for known in FORMATS.values()))
 BOUNDS = "bounds"
 BOUNDS_SIZE_BYTES_MAX = 32
 REPORT_SIZE_BYTES_MAX = 64 << 20
@@ -180,7 +182,7 @@ class HostStore:
 
 
 def _is_ours(file: str) -> bool:
-    return file in (VMCORE, SEALED, REPORT) or file.startswith(FILE_PREFIX)
+    return file in OWN_FILES or file.startswith(FILE_PREFIX)
 
 
 def _make_directories(path: str) -> None:

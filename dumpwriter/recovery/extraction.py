@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from dumpwriter.export.elf import ElfLayout
-from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
-from dumpwriter.recovery.crashstore import REPORT, REPORT_SIZE_BYTES_MAX, SEALED, VMCORE
-from dumpwriter.recovery.opening import WithoutKey
+from dumpwriter.conversion.conversion import AS_ELF
+from dumpwriter.recovery.copies import ExportedCopy, SealedCopy, StoredFile, Survey
+from dumpwriter.recovery.crashstore import REPORT, REPORT_SIZE_BYTES_MAX
 from dumpwriter.recovery.places import PlaceKind
 from dumpwriter.recovery.report import as_iso_time, describe_findings, iso_time
 from dumpwriter.recovery.retention import NUMBER_MAX, next_number, numbered, superseded
@@ -28,7 +27,9 @@ from dumpwriter.verdict import Verdict
 from vdisk.errors import KeyFileError, RecoveryError
 
 if TYPE_CHECKING:
+    from dumpwriter.conversion.conversion import Wish
     from dumpwriter.frames import DumpIdentity, Frame
+    from dumpwriter.recovery.copies import Copy
     from dumpwriter.recovery.crashstore import CrashStore
     from dumpwriter.recovery.opening import Opener
     from dumpwriter.recovery.retention import Retention
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 DIGEST_READ_SIZE_BYTES = 4 << 20
 IDENTIFYING = ("dump_id", "generation", "verdict", "pages_present", "missing", "left_out", "secondary", "sealed")
+ALIKE = ("format", "compression", "filled")  # of two copies of one dump
 SPARE_BYTES = 1 << 20  # report, directory entries and extent blocks
 
 Progress = Callable[[int, int], None]
@@ -94,83 +96,18 @@ class CarvedSource(NamedTuple):
         return []
 
 
-class Survey:
-    """A sink that only counts: how many bytes of pages have content."""
-
-    data_bytes = 0
-
-    def data(self, first_page: int, content: memoryview) -> None:  # noqa: ARG002 - the sink's interface
-        self.data_bytes += content.nbytes
-
-    def zeros(self, run: PageRun) -> None:
-        pass
-
-
-class Copy(Protocol):
-    """What is made of a dump: a file in a store."""
-
-    file: str
-
-    def write(self, source: DumpSource, store: CrashStore, progress: Progress) -> Findings: ...
-
-    def describe(self) -> dict[str, Any]:
-        """What the report says of the file."""
-
-
-class VmcoreCopy:
-    """The dump as others' tools read it: each page where the layout says. Zero pages stay holes."""
-
-    file = VMCORE
-
-    def __init__(self, findings: Findings, opener: Opener) -> None:
-        notes = findings.metadata.notes if findings.metadata else b""
-        runs = [(first * PAGE_SIZE_BYTES, count * PAGE_SIZE_BYTES) for first, count in findings.present]
-        self._layout = ElfLayout(runs, notes, partial=findings.verdict == Verdict.PARTIAL)
-        self._opener = opener
-
-    def write(self, source: DumpSource, store: CrashStore, progress: Progress) -> Findings:
-        self._store = store
-        store.write(VMCORE, 0, self._layout.header())
-        store.resize(VMCORE, self._layout.size_bytes)
-        return source.read(self, progress, self._opener)
-
-    def describe(self) -> dict[str, Any]:
-        return {"format": "elf", "notes_dropped": self._layout.notes_dropped}
-
-    def data(self, first_page: int, content: memoryview) -> None:
-        self._store.write(VMCORE, self._layout.file_offset_bytes(first_page * PAGE_SIZE_BYTES), content)
-
-    def zeros(self, run: PageRun) -> None:
-        pass
-
-
-class SealedCopy:
-    """The dump as it lies, for whoever has the key."""
-
-    file = SEALED
-
-    def write(self, source: DumpSource, store: CrashStore, progress: Progress) -> Findings:
-        self._store = store
-        self._size_bytes = 0
-        for block in source.header_blocks():
-            self._append(memoryview(block))
-        return source.read(Survey(), progress, WithoutKey(self._append))
-
-    def describe(self) -> dict[str, Any]:
-        return {"format": "sealed", "notes_dropped": None}
-
-    def _append(self, piece: memoryview) -> None:
-        self._store.write(SEALED, self._size_bytes, piece)
-        self._size_bytes += piece.nbytes
-
-
 def extract(
-    source: DumpSource, store: CrashStore, retention: Retention, progress: Progress, opener: Opener
+    source: DumpSource,
+    store: CrashStore,
+    retention: Retention,
+    progress: Progress,
+    opener: Opener,
+    wish: Wish = AS_ELF,
 ) -> Extraction:
-    """Copy a dump out, durably. A dump that is in the store already is not copied again.
+    """Copy a dump out, durably. A dump that is in the store already, in the same format, is not copied again.
 
     A verdict of NONE copies nothing. Raises `RecoveryError` where the store has no room or fails, `KeyFileError` where
-    the opener's key opens nothing; the dump is then as it was.
+    the opener's key opens nothing, `ConversionError` where the format cannot hold the dump, which is then as it was.
     """
     survey = Survey()
     findings = source.read(survey, lambda done, total: progress(done, 2 * total), opener)
@@ -179,12 +116,13 @@ def extract(
         if opener.why_nothing():
             raise KeyFileError(opener.why_nothing())
         return Extraction(findings, report | {"path": None})
-    copy = SealedCopy() if findings.is_closed else VmcoreCopy(findings, opener)
+    copy = SealedCopy(findings) if findings.is_closed else ExportedCopy(findings, opener, wish)
+    report |= copy.describe()
     known = _already_there(store, report, copy.file)
     if known is not None:
         _rotate(store, retention)
-        return Extraction(findings, report | copy.describe() | known)
-    needed_bytes = survey.data_bytes + findings.closed_size_bytes + SPARE_BYTES
+        return Extraction(findings, report | known)
+    needed_bytes = copy.size_bytes_max(survey.data_bytes) + SPARE_BYTES
     needed_bytes += sum(len(blob.content) for blob in findings.secondary.found)
     _check_room(store, needed_bytes, retention.min_free_bytes)
     try:
@@ -222,7 +160,7 @@ def _copy(
     progress: Progress,
 ) -> dict[str, Any]:
     store.begin()
-    again = copy.write(source, store, lambda done, total: progress(total + done, 2 * total))
+    again = copy.write(source, StoredFile(store, copy.file), lambda done, total: progress(total + done, 2 * total))
     if (again.present, again.secondary) != (findings.present, findings.secondary):
         store.abandon()
         raise RecoveryError("the disk gave two different answers while the dump was read: run the recovery again")
@@ -231,7 +169,6 @@ def _copy(
     name = _next_name(store)
     report = report | {
         "path": store.describe(name),
-        **copy.describe(),
         "recovered": iso_time(time.time_ns()),
         "digests": {copy.file: {"sha256": _digest(functools.partial(store.read, copy.file))}},
     }
@@ -276,7 +213,7 @@ def _already_there(store: CrashStore, found: dict[str, Any], file: str) -> dict[
     """
     for name in reversed(numbered(store.names())):
         report = _stored_report(store, name)
-        if any(report.get(key) != found[key] for key in IDENTIFYING):
+        if any(report.get(key) != found[key] for key in (*IDENTIFYING, *ALIKE)):
             continue
         expected = {file: _recorded_digest(report, file)}
         secondary = {blob["file"]: blob["sha256"] for blob in found["secondary"]}

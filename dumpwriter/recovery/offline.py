@@ -6,9 +6,11 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dumpwriter.conversion.conversion import AS_ELF
 from dumpwriter.formats.region import DumpEnding, DumpLevel, DumpState
 from dumpwriter.recovery.carving import carve
-from dumpwriter.recovery.extraction import CarvedSource, RegionSource, Survey, extract
+from dumpwriter.recovery.copies import Survey
+from dumpwriter.recovery.extraction import CarvedSource, RegionSource, extract
 from dumpwriter.recovery.lastrun import LastRun, judge, last_words
 from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.places import reason_for_none, region_place, small_places, taken_places, untaken_places
@@ -35,6 +37,7 @@ from vdisk.volume import NO_KEY, is_encrypted, key_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from dumpwriter.conversion.conversion import Wish
     from dumpwriter.recovery.crashstore import CrashStore
     from dumpwriter.recovery.opening import Opener
     from dumpwriter.recovery.places import Place
@@ -116,6 +119,7 @@ def recover_image(
     progress: Callable[[int, int], None],
     key: Secret = NO_KEY,
     new_opener: Callable[[], Opener] = WithoutKey,
+    wish: Wish = AS_ELF,
 ) -> dict[str, Any]:
     """Copy the dumps of an image out and mark their places, durably and in this order. The report says what was found.
 
@@ -130,12 +134,12 @@ def recover_image(
             record = area.read()
             sources = [(place, source_of(device, area, record, place)) for place in untaken_places(record)]
         except (FormatError, NotAnImageError) as damage:
-            return _recover_carved(device, store, retention, progress, damage, new_opener())
+            return _recover_carved(device, store, retention, progress, damage, new_opener(), wish)
         reports: list[dict[str, Any]] = []
         unopened: list[KeyFileError] = []
         for place, source in sources:
             try:
-                findings, report = extract(source, store, retention, progress, new_opener())
+                findings, report = extract(source, store, retention, progress, new_opener(), wish)
             except KeyFileError as not_ours:
                 unopened.append(not_ours)
                 continue
@@ -171,14 +175,23 @@ def _recover_carved(
     progress: Callable[[int, int], None],
     damage: GhostdumpError,
     opener: Opener,
+    wish: Wish,
 ) -> dict[str, Any]:
     carved = carve(device, progress)
     if carved is None and isinstance(damage, NotAnImageError):
         raise damage
     if carved is None:
         return describe_nothing(Reason.REGION_UNKNOWN)
-    extraction = extract(CarvedSource(device, *carved), store, retention, progress, opener)
+    extraction = extract(CarvedSource(device, *carved), store, retention, progress, opener, wish)
     return extraction.report | {"carved": str(damage)}
+
+
+def sealed_source(file: BlockDevice) -> SealedFileSource:
+    """Raises `FormatError` where nothing of a dump is in it."""
+    identity = identity_in(file)
+    if identity is None:
+        raise FormatError("no frame of a dump is left in it")
+    return SealedFileSource(file, identity)
 
 
 def holds_sealed_dump(path: str) -> bool:
@@ -188,14 +201,16 @@ def holds_sealed_dump(path: str) -> bool:
 
 
 def recover_sealed_file(
-    path: str, store: CrashStore, retention: Retention, progress: Callable[[int, int], None], opener: Opener
+    path: str,
+    store: CrashStore,
+    retention: Retention,
+    progress: Callable[[int, int], None],
+    opener: Opener,
+    wish: Wish = AS_ELF,
 ) -> dict[str, Any]:
     """Open a sealed dump. The file stays as it is."""
     with naming(path), opened_file(path) as file:
-        identity = identity_in(file)
-        if identity is None:
-            raise FormatError("no frame of a dump is left in it")
-        return extract(SealedFileSource(file, identity), store, retention, progress, opener).report
+        return extract(sealed_source(file), store, retention, progress, opener, wish).report
 
 
 def verify_image(path: str, progress: Callable[[int, int], None], key: Secret = NO_KEY) -> dict[str, Any]:

@@ -1,0 +1,172 @@
+"""What is made of a dump that is taken out: a file in the format that was asked for, or the frames as they lie."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dumpwriter.conversion.conversion import describe_wish, export_of, select_for
+from dumpwriter.dumpfile.dump import Contents
+from dumpwriter.dumpfile.pageruns import PageRuns
+from dumpwriter.export.about import About
+from dumpwriter.export.export import Piece
+from dumpwriter.export.notes import why_unreadable
+from dumpwriter.formats.region import PAGE_SIZE_BYTES
+from dumpwriter.recovery.crashstore import SEALED
+from dumpwriter.recovery.opening import WithoutKey
+from dumpwriter.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dumpwriter.conversion.conversion import Wish
+    from dumpwriter.conversion.outputs import Output
+    from dumpwriter.formats.region import PageRun
+    from dumpwriter.recovery.crashstore import CrashStore
+    from dumpwriter.recovery.extraction import DumpSource, Progress
+    from dumpwriter.recovery.opening import Opener
+    from dumpwriter.recovery.scan import Findings
+
+PARAMETERS = struct.Struct("<4Q")
+TABLES_BYTES_PER_PAGE = 32  # a descriptor and a bit in each bitmap, where pages are compressed
+
+
+class Survey:
+    """A sink that only counts: how many bytes of pages have content."""
+
+    data_bytes = 0
+
+    def data(self, first_page: int, content: memoryview) -> None:  # noqa: ARG002 - the sink's interface
+        self.data_bytes += content.nbytes
+
+    def zeros(self, run: PageRun) -> None:
+        pass
+
+
+class Copy(Protocol):
+    """What is made of a dump: a file in a store."""
+
+    file: str
+
+    def write(self, source: DumpSource, output: Output, progress: Progress) -> Findings: ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the report says of the file. A copy of which the same is said is the same copy."""
+
+    def size_bytes_max(self, data_bytes: int) -> int:
+        """How much room it can take, where so many bytes of pages have content."""
+
+
+class StoredFile:
+    """A file in a store, as what an export writes to."""
+
+    def __init__(self, store: CrashStore, name: str) -> None:
+        self._store = store
+        self._name = name
+
+    def begin(self, pieces: Iterable[Piece]) -> None:
+        for piece in pieces:
+            self.write(piece)
+
+    def write(self, piece: Piece) -> None:
+        self._store.write(self._name, piece.offset_bytes, piece.content)
+
+    def finish(self, size_bytes: int) -> None:
+        self._store.resize(self._name, size_bytes)
+
+
+class ExportedCopy:
+    """The dump as others' tools read it. Pages of zeros stay holes, where the format has room for holes.
+
+    Raises `ConversionError` where the format cannot hold what there is.
+    """
+
+    def __init__(self, findings: Findings, opener: Opener, wish: Wish) -> None:
+        self.file = wish.target.file
+        contents = contents_of(findings)
+        self._notes_dropped = why_unreadable(contents.notes)
+        self._selection = select_for(contents, wish)
+        self._export = export_of(contents, about_findings(findings), self._selection, wish)
+        self._opener = opener
+        self._wish = wish
+
+    def write(self, source: DumpSource, output: Output, progress: Progress) -> Findings:
+        self._output = output
+        output.begin(self._export.begin())
+        findings = source.read(self, progress, self._opener)
+        for run in self._selection.filled:
+            self._take(self._export.zeros(run))
+        self._take(self._export.finish())
+        output.finish(self._export.size_bytes)
+        return findings
+
+    def describe(self) -> dict[str, Any]:
+        filled = [run._asdict() for run in self._selection.filled]
+        return describe_wish(self._wish) | {"filled": filled, "notes_dropped": self._notes_dropped}
+
+    def size_bytes_max(self, data_bytes: int) -> int:
+        tables_bytes = TABLES_BYTES_PER_PAGE * self._selection.written.page_count
+        return data_bytes + self._wish.target.is_compressed * tables_bytes
+
+    def data(self, first_page: int, content: memoryview) -> None:
+        self._take(self._export.data(self._export.prepare(first_page, content)))
+
+    def zeros(self, run: PageRun) -> None:
+        self._take(self._export.zeros(run))
+
+    def _take(self, pieces: Iterable[Piece]) -> None:
+        for piece in pieces:
+            self._output.write(piece)
+
+
+class SealedCopy:
+    """The dump as it lies, for whoever has the key."""
+
+    file = SEALED
+
+    def __init__(self, findings: Findings) -> None:
+        self._frames_bytes = findings.closed_size_bytes
+
+    def write(self, source: DumpSource, output: Output, progress: Progress) -> Findings:
+        self._output = output
+        self._size_bytes = 0
+        for block in source.header_blocks():
+            self._append(memoryview(block))
+        findings = source.read(Survey(), progress, WithoutKey(self._append))
+        output.finish(self._size_bytes)
+        return findings
+
+    def describe(self) -> dict[str, Any]:
+        return {"format": "sealed", "compression": None, "filled": [], "notes_dropped": None}
+
+    def size_bytes_max(self, data_bytes: int) -> int:
+        return data_bytes + self._frames_bytes
+
+    def _append(self, piece: memoryview) -> None:
+        self._output.write(Piece(self._size_bytes, piece))
+        self._size_bytes += piece.nbytes
+
+
+def contents_of(findings: Findings) -> Contents:
+    """A dump that was found, as one that can be exported. Where the memory map is lost, memory is what was found."""
+    known = findings.metadata
+    ranges = ((start // PAGE_SIZE_BYTES, length // PAGE_SIZE_BYTES) for start, length in known.ranges) if known else ()
+    return Contents(
+        memory=PageRuns.of(ranges) if known else PageRuns.of(findings.present),
+        present=PageRuns.of(findings.present),
+        notes=known.notes if known else b"",
+        is_partial=findings.verdict == Verdict.PARTIAL,
+    )
+
+
+def about_findings(findings: Findings) -> About:
+    """What notes and header of a dump say of the machine."""
+    about = About.of_notes(findings.metadata.notes if findings.metadata else b"")
+    if findings.header is None:
+        return about
+    first, second, third, fourth = PARAMETERS.unpack(findings.header.bugcheck_parameters)
+    return about._replace(
+        crash_seconds=about.crash_seconds or findings.header.crash_time_ns // 10**9,
+        bugcheck_code=findings.header.bugcheck_code,
+        bugcheck_parameters=(first, second, third, fourth),
+    )
