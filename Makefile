@@ -1,7 +1,7 @@
 # The first command on a fresh Debian machine is any of these: each prepares what it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-runtime setup-test demo test lint prove lock clean
+.PHONY: help setup setup-runtime setup-test setup-fuzz demo test lint prove fuzz lock clean
 bin := .venv/bin
 python_sources := vdisk dumpwriter tests setup.py
 
@@ -15,6 +15,9 @@ setup-runtime: ## what the command needs (the same as setup)
 
 setup-test: ## what the tests need too: debuggers, dump readers, linters
 	@scripts/setup.sh test
+
+setup-fuzz: ## what fuzzing needs too
+	@scripts/setup.sh fuzz
 
 demo: ## crash a machine on a new disk and read the dump
 	@scripts/setup.sh demo
@@ -31,9 +34,13 @@ test: lint ## lint, then all tests but the slow ones
 prove: setup-test ## kill -9 at 200 random moments of boot, run, dump and recovery (a quarter of an hour)
 	$(bin)/pytest -m slow -s tests/test_machine_kills.py
 
+fuzz_runs := 20000
+fuzz: setup-fuzz ## feed hostile dump files to every reader (fuzz_runs=N inputs for each format)
+	nice -n 19 $(bin)/python -m tests.fuzz --runs $(fuzz_runs)
+
 lock: ## pin the newest allowed Python packages in requirements/
 	@scripts/lock.sh
 
 clean: ## remove the environment and all that was built; touches no mount and no image
-	rm -rf --one-file-system .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf --one-file-system .venv .fuzz build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find vdisk dumpwriter tests -xdev \( -name '*.so' -o -name '*.o' -o -name __pycache__ -o -name '_libext2fs.c' \) -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Pin the newest versions that pyproject.toml allows, as lines of name==version in requirements/*.lock.
-# Three layers, so that a demo does not wait for test tools, and so that nothing is ever built with an unpinned tool.
+# Four layers, so that a demo does not wait for test tools, and so that nothing is ever built with an unpinned tool.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,6 +30,8 @@ declared() {
 mapfile -t build < <(declared "['build-system']['requires']")
 mapfile -t runtime < <(declared "['project']['dependencies']")
 mapfile -t test < <(declared "['project']['optional-dependencies']['test']")
+mapfile -t fuzz < <(declared "['project']['optional-dependencies']['fuzz']")
 pin build "${build[@]}" Cython setuptools_scm    # the last two build pyfuse3, which comes as source
 pin runtime "${runtime[@]}"
 pin test "${test[@]}"
+pin fuzz "${fuzz[@]}"

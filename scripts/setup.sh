@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Prepare a Debian machine: setup.sh runtime | test
+# Prepare a Debian machine: setup.sh runtime | demo | test | fuzz
 #
-# `runtime` is what the command needs and leaves it at .venv/bin/ghostdump; `test` adds what the tests need.
+# `runtime` is what the command needs and leaves it at .venv/bin/ghostdump; `test` adds what the tests need,
+# `fuzz` what fuzzing needs besides.
 # One line is said for each thing that is installed, and nothing when there is nothing to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -123,6 +124,11 @@ install_test() {
     pip install --requirement requirements/test.lock
 }
 
+install_fuzz() {
+    say "installing $(wc -l < requirements/fuzz.lock) Python packages for fuzzing"
+    pip install --requirement requirements/fuzz.lock
+}
+
 # --- the set-ups ------------------------------------------------------------------------------------------------------
 
 warn_without_fuse() {
@@ -154,9 +160,15 @@ setup_test() {
     ensure_packages "${TEST_PACKAGES[@]}"
 }
 
+setup_fuzz() {
+    setup_test
+    once fuzz requirements/runtime.lock requirements/fuzz.lock
+}
+
 case "${1:-}" in
     runtime) setup_runtime ;;
     demo) setup_demo ;;
     test) setup_test ;;
-    *) fail "usage: scripts/setup.sh runtime | demo | test" ;;
+    fuzz) setup_fuzz ;;
+    *) fail "usage: scripts/setup.sh runtime | demo | test | fuzz" ;;
 esac

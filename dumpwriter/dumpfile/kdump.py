@@ -55,29 +55,28 @@ class KdumpDump:
         dumped = read_bitmap(file, header.present_bitmap_offset_bytes, header.page_count)
         self._described = dumped.within(header.first_page, header.end_page)
         file.require(self._table_offset_bytes, self._described.page_count * kdump.PAGE_DESCRIPTOR.itemsize)
-        present = self._stored_pages() if header.is_incomplete else self._described
+        self._is_incomplete = header.is_incomplete
+        present = self._described
+        if header.is_incomplete:  # what its writer came to
+            present = PageRuns.of_pages(pages for pages, _ in self._stored_rows())
         self.contents = Contents(memory.union(present), present, header.notes, header.is_incomplete or header.is_split)
         self._cached_page = lru_cache(CACHED_PAGES)(self._lone_page)
 
-    def _stored_pages(self) -> PageRuns:
-        """The pages that the writer came to: their descriptors point at something in the file."""
-        return PageRuns.of_pages(
-            pages[_is_stored(rows, self._file.size_bytes)] for pages, rows in self._described_rows()
-        )
-
-    def _described_rows(self) -> Iterator[tuple[Integers, Descriptors]]:
-        """All descriptors in order, each with the number of its page; about 1 MiB at a time."""
+    def _stored_rows(self) -> Iterator[tuple[Integers, Descriptors]]:
+        """The descriptors of all present pages in order, with the numbers of the pages; about 1 MiB at a time."""
         rank = 0
-        for rows in read_table(self._file, self._table_offset_bytes, self._described.page_count, kdump.PAGE_DESCRIPTOR):
-            yield self._described.pages(rank, len(rows)), rows
+        table = read_table(self._file, self._table_offset_bytes, self._described.page_count, kdump.PAGE_DESCRIPTOR)
+        for rows in table:
+            pages = self._described.pages(rank, len(rows))
             rank += len(rows)
+            if self._is_incomplete:
+                stored = _is_stored(rows, self._file.size_bytes)
+                pages, rows = pages[stored], rows[stored]
+            yield pages, rows
 
     def runs(self) -> Iterator[DumpRun]:
         zeros: Descriptors | None = None
-        for pages, rows in self._described_rows():
-            if self.contents.is_partial:
-                stored = _is_stored(rows, self._file.size_bytes)
-                pages, rows = pages[stored], rows[stored]
+        for pages, rows in self._stored_rows():
             if zeros is None:
                 zeros = self._shared_zeros(rows)
             is_zero = numpy.zeros(len(rows), bool) if zeros is None else rows == zeros
