@@ -23,7 +23,8 @@ Maker = Callable[["Contents", "About", str], Export]
 
 def _elf(contents: Contents, about: About, compression: str) -> Export:  # noqa: ARG001 - one of a table
     runs = ((first * PAGE_SIZE_BYTES, count * PAGE_SIZE_BYTES) for first, count in contents.present)
-    return FixedExport(ElfLayout(runs, contents.notes, partial=contents.is_partial))
+    layout = ElfLayout(runs, contents.notes, partial=contents.is_partial, virtual_ranges=about.virtual_ranges)
+    return FixedExport(layout)
 
 
 def _kdump(contents: Contents, about: About, compression: str) -> Export:

@@ -13,12 +13,21 @@ def _names(release: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:
     return b"Linux", NOT_KNOWN, release, NOT_KNOWN, b"x86_64", NOT_KNOWN
 
 
+class VirtualRange(NamedTuple):
+    """Physical memory that the kernel sees in one piece from a virtual address on. In bytes, of whole pages."""
+
+    physical_bytes: int
+    length_bytes: int
+    virtual_bytes: int
+
+
 class About(NamedTuple):
     """Made by the caller from what it knows; a format takes what it has a field for. Zero is: not known.
 
     `system_names` are the six of uname(2): system, node, release, version, machine, domain; libkdumpfile tells the
     architecture of a kdump file by them, and believes none of them where one is empty. `page_table_root` is the
     physical address of the kernel's top page table. `dump_level` is makedumpfile's, of what was left out on purpose.
+    `virtual_ranges` are ascending and share no physical address: of two mappings, the one that readers look for.
     """
 
     crash_seconds: int = 0
@@ -28,6 +37,7 @@ class About(NamedTuple):
     bugcheck_code: int = 0
     bugcheck_parameters: tuple[int, int, int, int] = (0, 0, 0, 0)
     dump_level: int = 0
+    virtual_ranges: tuple[VirtualRange, ...] = ()
 
     @classmethod
     def of_notes(cls, notes: bytes) -> About:

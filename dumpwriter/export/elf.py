@@ -4,7 +4,9 @@
     │ ELF header │ program headers │ section header 0 │ notes │ padding │ page run 0 │ page run 1 │ … │
     └────────────┴─────────────────┴──────────────────┴───────┴─────────┴────────────┴────────────┴───┘
 
-One PT_LOAD per run of present pages, `p_vaddr` = `p_paddr`, `p_align` = 0 (crash finds no VMCOREINFO otherwise). The
+One PT_LOAD per run of present pages, `p_align` = 0 (crash finds no VMCOREINFO otherwise). `p_vaddr` is where the kernel
+sees the run, for gdb, which knows no other addresses: a run is cut where that changes, and no page is in two segments,
+as in the files of kexec, because leechcore opens none that overlap. Where nothing is known, `p_vaddr` = `p_paddr`. The
 section header is there only where the program headers are too many for `e_phnum`. A missing page is in no PT_LOAD, so
 readers report it as excluded instead of showing zeros, and an incomplete dump says so in `e_flags`.
 """
@@ -12,8 +14,9 @@ readers report it as excluded instead of showing zeros, and an incomplete dump s
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from itertools import accumulate
+from bisect import bisect_left, bisect_right
+from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from dumpwriter.export import elf_format as elf
@@ -21,7 +24,9 @@ from dumpwriter.export.export import Piece
 from dumpwriter.export.notes import why_unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from dumpwriter.export.about import VirtualRange
 
 DATA_ALIGNMENT_BYTES = 4096
 
@@ -34,11 +39,20 @@ class ElfLayout:
     `notes_dropped` says why. Raises ValueError where runs overlap, are empty or not in order.
     """
 
-    def __init__(self, runs: Iterable[tuple[int, int]], notes: bytes, *, partial: bool) -> None:
+    def __init__(
+        self,
+        runs: Iterable[tuple[int, int]],
+        notes: bytes,
+        *,
+        partial: bool,
+        virtual_ranges: Sequence[VirtualRange] = (),
+    ) -> None:
         self.partial = partial
         self.notes_dropped = why_unreadable(notes)
         self._notes = b"" if self.notes_dropped else notes
-        self._starts, self._lengths = _merge(runs)
+        self._virtual_ranges = virtual_ranges
+        cuts = sorted({cut for found in virtual_ranges for cut in (found.physical_bytes, _end(found))})
+        self._starts, self._lengths = _cut(*_merge(runs), cuts)
         self._segment_count = len(self._starts) + bool(self._notes)
         self._notes_offset_bytes = self._end_of_headers()
         data_start_bytes = _align(self._notes_offset_bytes + len(self._notes))
@@ -93,7 +107,14 @@ class ElfLayout:
             size = len(self._notes)
             yield elf.ProgramHeader(elf.PT_NOTE, 0, self._notes_offset_bytes, 0, 0, size, size, 0)
         for start, length, offset in zip(self._starts, self._lengths, self._offsets, strict=True):
-            yield elf.ProgramHeader(elf.PT_LOAD, elf.PF_RWX, offset, start, start, length, length, 0)
+            virtual = self._virtual_address(start)
+            yield elf.ProgramHeader(elf.PT_LOAD, elf.PF_RWX, offset, virtual, start, length, length, 0)
+
+    def _virtual_address(self, physical_bytes: int) -> int:
+        index = bisect_right(self._virtual_ranges, physical_bytes, key=itemgetter(0)) - 1
+        if index < 0 or physical_bytes >= _end(self._virtual_ranges[index]):
+            return physical_bytes
+        return physical_bytes - self._virtual_ranges[index].physical_bytes + self._virtual_ranges[index].virtual_bytes
 
     def file_offset_bytes(self, physical_bytes: int) -> int:
         """Where the byte of that physical address goes; ValueError where its page is not present."""
@@ -101,6 +122,10 @@ class ElfLayout:
         if index < 0 or physical_bytes >= self._starts[index] + self._lengths[index]:
             raise ValueError(f"the page at {physical_bytes:#x} is not in the dump")
         return self._offsets[index] + physical_bytes - self._starts[index]
+
+
+def _end(mapped: VirtualRange) -> int:
+    return mapped.physical_bytes + mapped.length_bytes
 
 
 def _merge(runs: Iterable[tuple[int, int]]) -> tuple[array[int], array[int]]:
@@ -116,6 +141,17 @@ def _merge(runs: Iterable[tuple[int, int]]) -> tuple[array[int], array[int]]:
             lengths.append(length_bytes)
         end = physical_bytes + length_bytes
     return starts, lengths
+
+
+def _cut(starts: array[int], lengths: array[int], cuts: Sequence[int]) -> tuple[array[int], array[int]]:
+    """The runs, ended and begun anew at each cut."""
+    cut_starts, cut_lengths = array("Q"), array("Q")
+    for start, length in zip(starts, lengths, strict=True):
+        inside = cuts[bisect_right(cuts, start) : bisect_left(cuts, start + length)]
+        borders = [start, *inside, start + length]
+        cut_starts.extend(borders[:-1])
+        cut_lengths.extend(after - before for before, after in pairwise(borders))
+    return cut_starts, cut_lengths
 
 
 def _align(offset_bytes: int) -> int:
