@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dumpwriter.export.about import VirtualRange
 from dumpwriter.export.elf import ElfLayout
 from dumpwriter.export.notes import Note, pack_notes, parse_notes
 from dumpwriter.memory import kernel
@@ -238,3 +239,43 @@ def test_readers_open_a_dump_of_more_segments_than_e_phnum_can_count(machine: Si
     run_reader("makedumpfile", "-f", "--dump-dmesg", str(path), "dmesg", cwd=tmp_path)
     assert BUGCHECK_LINE in (tmp_path / "dmesg").read_text()
     assert "ELF 64-bit LSB core file" in run_reader("file", "-P", "elf_phnum=70000", str(path), cwd=tmp_path)
+
+
+TEXT_MAP = VirtualRange(2 * MIB, 2 * MIB, kernel.text_address(2 * MIB))
+DIRECT_MAP = VirtualRange(4 * MIB, 12 * MIB, kernel.direct_address(4 * MIB))
+
+
+class TestVirtualAddresses:
+    """A part of memory seen at the kernel's text, a part in the direct map, and one of which nothing is known."""
+
+    def test_a_run_is_cut_where_the_mapping_changes(self) -> None:
+        layout = ElfLayout([(0, 16 * MIB)], b"", partial=False, virtual_ranges=(TEXT_MAP, DIRECT_MAP))
+        assert [(load.virtual, load.physical, load.in_file) for load in core_of(layout).loads] == [
+            (0, 0, 2 * MIB),
+            (kernel.TEXT_MAP + 2 * MIB, 2 * MIB, 2 * MIB),
+            (kernel.DIRECT_MAP + 4 * MIB, 4 * MIB, 12 * MIB),
+        ]
+
+    @given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
+    @settings(deadline=None)
+    def test_every_page_has_one_place_and_its_virtual_address(self, pages: set[int], mapped: set[int]) -> None:
+        ranges = [VirtualRange(page * PAGE, PAGE, (page * 7 + 1000) * PAGE) for page in sorted(mapped)]
+        runs = [(page * PAGE, PAGE) for page in sorted(pages)]
+        layout = ElfLayout(runs, NOTES, partial=False, virtual_ranges=ranges)
+        found: dict[int, int] = {}
+        for load in core_of(layout).loads:
+            assert layout.file_offset_bytes(load.physical) == load.offset
+            for inside in range(0, load.in_file, PAGE):
+                assert (load.physical + inside) // PAGE not in found
+                found[(load.physical + inside) // PAGE] = (load.virtual + inside) // PAGE
+        assert found == {page: page * 7 + 1000 if page in mapped else page for page in pages}
+
+    def test_gdb_finds_memory_where_the_kernel_sees_it(self, machine: SimulatedMemory, tmp_path: Path) -> None:
+        path = tmp_path / "vmcore"
+        write_vmcore(path, machine.memory, virtual_ranges=(TEXT_MAP, DIRECT_MAP))
+        name, page = kernel.text_address(kernel.UTS_NAMESPACE) + 4, kernel.direct_address(4 * MIB)
+        asked = ("-ex", "x/i $rip", "-ex", f"x/s {name:#x}", "-ex", f"x/s {page:#x}")
+        answer = run_reader("gdb", "-nx", "-batch", "-c", str(path), *asked, cwd=tmp_path)
+        assert f"=> {kernel.text_address(kernel.BUGCHECK_ENTRY):#x}:\tud2" in answer
+        assert '"Linux"' in answer
+        assert "ghostdump page" in answer

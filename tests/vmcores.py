@@ -14,17 +14,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from dumpwriter.export.about import VirtualRange
     from dumpwriter.memory.physical import PhysicalMemory
 
 CHUNK_BYTES = 1 << 20
 
 
 def write_vmcore(
-    path: Path, memory: PhysicalMemory, runs: Sequence[tuple[int, int]] | None = None, *, partial: bool = False
+    path: Path,
+    memory: PhysicalMemory,
+    runs: Sequence[tuple[int, int]] | None = None,
+    *,
+    partial: bool = False,
+    virtual_ranges: Sequence[VirtualRange] = (),
 ) -> ElfLayout:
     """Write the pages of the runs, or all of them, to a file; holes of the memory stay holes."""
     present = [(part.physical_bytes, part.length_bytes) for part in memory.ranges] if runs is None else runs
-    layout = ElfLayout(present, memory.read_notes(), partial=partial)
+    layout = ElfLayout(present, memory.read_notes(), partial=partial, virtual_ranges=virtual_ranges)
     with path.open("wb") as file:
         file.write(layout.header())
         for start, length in present:
