@@ -228,6 +228,17 @@ def test_a_small_dump_is_promised_for_as_long_as_there_is_a_standby_for_it(disar
     assert "a crash leaves" not in disarmed.status()["reason"]
 
 
+def test_a_crash_of_a_disarmed_machine_tells_of_itself_alone(disarmed: Machine) -> None:
+    """A cause that has no target is refused, and a dump of an earlier crash is not told as this one's."""
+    for cause in (("corrupted-clones",), ("bad-sectors",), ("power-cut", "--at", "50")):
+        said = disarmed.run("crash", disarmed.mountpoint, "--cause", *cause, check=1).stderr
+        assert "the machine is disarmed, not armed" in said and said.count("\n") == 1
+    assert disarmed.status()["state"] == "disarmed"
+    crash = disarmed.crash("--cause", "power-cut", check=1)
+    assert (crash["verdict"], crash["pages_present"]) == ("NONE", 0)
+    assert disarmed.facts("verify", disarmed.image)["verdict"] == "COMPLETE"
+
+
 def test_another_standby_writes_the_small_dump_where_the_first_died(disarmed: Machine) -> None:
     ended = pid_for_a_small_dump(disarmed)
     os.kill(ended, signal.SIGKILL)

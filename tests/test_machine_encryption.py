@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dumpwriter.formats.region import FRAME_MAGIC, HEADER_MAGIC
 from dumpwriter.recovery.offline import unlock_image
 from tests.builders.elf_reader import ElfCoreFile
 from tests.machines import COMMAND
@@ -103,6 +104,20 @@ def test_nothing_stands_on_an_encrypted_disk_in_the_clear(machine: Machine, key_
     assert set.union(*found) == set()
     assert not found_in(machine.image, {"key": volume_key(machine, key_file), "secret": key_file.read_bytes()})
     machine.run("device", machine.image, *key, "--run", "e2fsck -fn")
+
+
+@pytest.mark.parametrize("encrypted", [True, False], ids=["encrypted", "plain"])
+def test_no_small_dump_stands_on_an_encrypted_disk_in_the_clear(
+    machine: Machine, key_file: Path, encrypted: bool
+) -> None:
+    """Neither its log nor its frames; the plain disk shows that both would be found."""
+    key = ("--key-file", key_file) if encrypted else ()
+    tokens = {"log": b"machine simulated", "frame": FRAME_MAGIC, "header": HEADER_MAGIC, "blob": b'"disk_id"'}
+    machine.create(*(("--encrypt", *key) if encrypted else ()), size="64MiB")
+    for stage in ("drivers", "arming"):
+        machine.mount("--crash-at", stage, *key, check=1)
+    assert machine.facts("verify", machine.image, *key, check=1)["kind"] == "small"
+    assert found_in(machine.image, tokens) == (set() if encrypted else set(tokens))
 
 
 def test_the_dump_of_an_encrypted_disk_comes_back_through_a_fragmented_region(machine: Machine, key_file: Path) -> None:

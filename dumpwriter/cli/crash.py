@@ -22,8 +22,9 @@ from dumpwriter.machine.status import describe_dump as dump_facts
 from dumpwriter.machine.trigger import MANUAL_BUGCHECK, MANUAL_TEXT
 from dumpwriter.printable import printable
 from dumpwriter.recovery.offline import verify_image
+from dumpwriter.recovery.report import describe_nothing, together
 from dumpwriter.runtime import by_rank
-from dumpwriter.verdict import Verdict
+from dumpwriter.verdict import Reason, Verdict
 from vdisk.errors import MountError, UsageError
 from vdisk.mount import mountinfo
 
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not machine_is_alive(machine):
         state = present_state(machine).name.lower()
         raise MountError(f"the machine at {arguments.mountpoint} does not run ({state}): mount it first")
+    _refuse_what_has_no_target(machine, order)
     was_armed = standby_is_alive(machine)
     with _attacked(machine, order.cause) as outcome:
         stop_machine(machine, order)
@@ -93,6 +95,17 @@ def _order(arguments: argparse.Namespace) -> Order:
         parameters=(first, second, third, fourth),
         text=MANUAL_TEXT if arguments.text is None else arguments.text,
     )
+
+
+def _refuse_what_has_no_target(machine: RuntimeFile, order: Order) -> None:
+    """Raises `MountError` where nothing would happen but a bugcheck of that name."""
+    state = present_state(machine)
+    if state not in ARMED and (order.cause.needs_armed or order.percent is not None):
+        what = order.cause.name if order.percent is None else f"{order.cause.name} --at"
+        raise MountError(
+            f"{what} is done to the region or its standbys, and the machine is {state.name.lower()}, not armed: "
+            "name another cause"
+        )
 
 
 @contextlib.contextmanager
@@ -211,8 +224,11 @@ def _dump_facts(machine: RuntimeFile, cause: Cause, *, was_armed: bool) -> dict[
         verify = command_line("verify", known["image"], encrypted=True)
         return facts | {"reason": f"{facts['reason']}; {verify} tells more"}
     with progress_bar("verify") as show:
-        found = verify_image(known["image"], show)
-    told = {name: found[name] for name in ("verdict", "reason", "pages_total", "pages_present")}
+        reports = together(verify_image(known["image"], show))
+    # What waits there of an earlier crash is not to be told as this one's.
+    ours = (report for report in reports if report.get("dump_id") == known.get("dump_id"))
+    found = next(ours, describe_nothing(Reason.NO_DUMP))
+    told = {name: found[name] for name in ("verdict", "reason", "pages_total", "pages_wanted", "pages_present")}
     return facts | told | ({"reason": facts["reason"]} if machine.verdict() else {})
 
 

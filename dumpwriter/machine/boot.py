@@ -109,6 +109,7 @@ class Boot:
             boot_count=self.record.boot_count + 1,
             encrypted=bool(volume_key),
             sealed_for=fingerprint(public_key).hex() if public_key else None,
+            dump_id=None,
             resumed=False,
             resume=None,
             untaken=None,

@@ -15,7 +15,8 @@ from vdisk.errors import UsageError
 class Cause(NamedTuple):
     """One way to die. `instead` names the command that does it where `crash` does not.
 
-    After some the standby's own account is not to be believed, or there is none: `is_told_by_disk`.
+    After some the standby's own account is not to be believed, or there is none: `is_told_by_disk`. Some are done to
+    the region or to its standbys, and only an armed machine has these: `needs_armed`.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Cause(NamedTuple):
     leaves: str
     verdict: Verdict
     is_told_by_disk: bool = False
+    needs_armed: bool = False
     instead: str = ""
 
 
@@ -61,24 +63,28 @@ CAUSES = (
         "the code of the first standby's port driver is written over in its memory, then a bugcheck",
         "the dump: the digest does not hold, and the second standby writes it",
         COMPLETE,
+        needs_armed=True,
     ),
     Cause(
         "corrupted-extents",
         "the same, to the extents that the first standby would write to",
         "the dump, by the second standby",
         COMPLETE,
+        needs_armed=True,
     ),
     Cause(
         "corrupted-control-block",
         "the same, in the middle of the first standby's control block",
         "the dump, by the second standby",
         COMPLETE,
+        needs_armed=True,
     ),
     Cause(
         "corrupted-clones",
         "the same, to the code of both standbys",
         "no dump, and no write; the reason is the digest",
         NONE,
+        needs_armed=True,
     ),
     Cause(
         "controller-busy",
@@ -124,6 +130,7 @@ CAUSES = (
         "three sectors of the region go bad",
         "the dump but for the three frames that they are in, and their pages are named",
         PARTIAL,
+        needs_armed=True,
     ),
     Cause(
         "power-cut",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dumpwriter.formats.runtime import STANDBY_NAMES
 from dumpwriter.machine.status import describe
 from vdisk.errors import MountError
 
@@ -38,9 +39,13 @@ CORRUPTIONS = {
 
 
 def corrupt(machine: RuntimeFile, corruption: Corruption) -> str:
-    """Carry it out, and tell what was done. Raises `MountError` where the host does not let us."""
+    """Carry it out, and tell what was done. Raises `MountError` where there is no such standby, or the host refuses."""
     facts = describe(machine)
-    targets = [_target(facts, row, corruption.part) for row in facts["standbys"] if row["rank"] in corruption.ranks]
+    living = {row["rank"]: row for row in facts["standbys"] if row["pid"]}
+    for rank in corruption.ranks:
+        if rank not in living:
+            raise MountError(f"the {STANDBY_NAMES[rank]} standby is not there: wait until the machine is armed again")
+    targets = [_target(facts, living[rank], corruption.part) for rank in corruption.ranks]
     return "; ".join(_scribble(target) for target in targets)
 
 

@@ -78,6 +78,7 @@ class Readiness:
         block = self._control_block(place.identity, record, place.extents(area, record), Policy())
         self._dismiss_small_dump()
         self._small_dump = SmallDump(block, self.hardware)
+        self._panel.publish(dump_id=place.identity.dump_id.hex())
 
     def arm(
         self,
@@ -88,9 +89,11 @@ class Readiness:
         live: tuple[Module, ...],
     ) -> None:
         """Start the standbys of the region; once they are ready, nobody needs a small dump. Raises `ArmingError`."""
-        self.block = self._control_block(identity, record, extents, policy)
-        self._standbys = Standbys(self.hardware, self.block)
+        block = self._control_block(identity, record, extents, policy)
+        self._standbys = Standbys(self.hardware, block)
+        self.block = block
         self._dismiss_small_dump()
+        self._panel.publish(dump_id=identity.dump_id.hex())
         self._live = [module._asdict() | {"pid": os.getpid()} for module in live]
         self._armed()
 
