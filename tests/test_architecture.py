@@ -25,6 +25,7 @@ CRASH_MUST_NOT_REACH = ("vdisk.ext4", "vdisk.mount", "vdisk.filesystem", "pyfuse
 
 COMPOSER = "dumpwriter.machine"
 FACES_THE_USER = "dumpwriter.cli"
+PURE = ("dumpwriter.export", "dumpwriter.linux", "dumpwriter.inspection")
 DOES_IO = ("io", "mmap", "os", "pathlib", "shutil", "socket", "subprocess", "tempfile")
 
 

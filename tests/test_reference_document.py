@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from tests.machines import Machine
 
+RUNS = [{"first_page": 0, "page_count": 1}]
+PARTIAL_DUMP = {"absent": RUNS, "problems": ["a page is missing"]}
+DIFFERENT_DUMPS = {"differing": RUNS, "only_first": RUNS, "only_second": RUNS}
 DOCUMENT = (REPOSITORY / "docs" / "reference.md").read_text()
 
 
@@ -103,7 +106,7 @@ def test_json_documents_have_the_fields_that_are_listed(machine: Machine) -> Non
     must_match("ghostdump drivers", machine.facts("drivers", machine.mountpoint))
     must_match("ghostdump crash", machine.crash("--bugcheck", "0xD1"), machine.facts("crash", "--list"))
     dumped = machine.status()
-    must_match("ghostdump inspect", unused, machine.facts("inspect", machine.image))
+    used = machine.facts("inspect", machine.image)
     verified = machine.facts("verify", machine.image)
     again = machine.facts("mount", machine.image, machine.mountpoint)
     must_match("ghostdump status", armed, dumped, again)
@@ -112,6 +115,10 @@ def test_json_documents_have_the_fields_that_are_listed(machine: Machine) -> Non
     assert set(leaves(verified)) <= set(leaves(report))
     core = machine.crash_directory() / "vmcore"
     must_match("ghostdump convert", machine.facts("convert", core, "--to", "kdump", "-o", "converted"))
+    must_match("ghostdump inspect", unused, used, machine.facts("inspect", core), PARTIAL_DUMP)
+    must_match("ghostdump log", machine.facts("log", core))
+    must_match("ghostdump read", machine.facts("read", core, 0, 16))
+    must_match("ghostdump diff", machine.facts("diff", core, "converted"), DIFFERENT_DUMPS)
     machine.crash()
     assert set(leaves(machine.facts("recover", machine.image, "--output", machine.directory / "out"))) == set(
         leaves(report)

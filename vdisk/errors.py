@@ -19,6 +19,7 @@
     ├── KeyFileError              a key file is none, or not the one that is needed
     ├── IntegrityError            the memory of this process is not what it was
     ├── ConversionError           the dump cannot become the file that was asked for
+    ├── ComparisonError           two dumps could not be compared (exit code 2, as diff has it)
     ├── RecoveryError             the dump cannot be taken out now; it stays where it is
     └── ResumeError               the hibernated machine cannot go on; the boot is a cold one
     PowerLost (BaseException)     the simulated power went; nothing may handle it and go on
@@ -129,6 +130,12 @@ class KeyFileError(GhostdumpError):
 
 class IntegrityError(GhostdumpError):
     """The memory of this process is not what it was: nothing that it would do can be trusted."""
+
+
+class ComparisonError(GhostdumpError):
+    """Two dumps could not be compared. That is not the 1 which says that they differ."""
+
+    exit_code = 2
 
 
 class RecoveryError(GhostdumpError):

@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         _recover,
         _convert,
         _inspect,
+        _log,
+        _read,
+        _diff,
         _verify,
     )
     for add in adders:
@@ -222,9 +225,31 @@ def _convert(commands: Any) -> None:
 
 
 def _inspect(commands: Any) -> None:
-    command = _command(commands, "inspect", "show", "inspect", "what an image's boot area and region hold")
-    command.add_argument("image")
+    command = _command(commands, "inspect", "inspect", "inspect", "what an image or a dump holds")
+    command.add_argument("image", metavar="IMAGE|DUMP")
     _key_file(command)
+    _json(command)
+
+
+def _log(commands: Any) -> None:
+    command = _command(commands, "log", "inspect", "log", "the kernel log in a dump, as dmesg prints it")
+    command.add_argument("dump")
+    _json(command)
+
+
+def _read(commands: Any) -> None:
+    command = _command(commands, "read", "inspect", "read", "bytes of a dump's memory, as hexdump -C prints them")
+    command.add_argument("dump")
+    command.add_argument("address", type=_typed(parse_value), help="a physical address, such as 0x200000")
+    command.add_argument("length", type=_typed(parse_size), help="how much, such as 64 or 4KiB")
+    command.add_argument("--virtual", action="store_true", help="the address is one of the kernel's")
+    _json(command)
+
+
+def _diff(commands: Any) -> None:
+    command = _command(commands, "diff", "inspect", "diff", "the pages in which two dumps differ")
+    command.add_argument("first")
+    command.add_argument("second")
     _json(command)
 
 

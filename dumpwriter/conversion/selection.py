@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy
-
 from dumpwriter.dumpfile.pageruns import PageRuns
 
 if TYPE_CHECKING:
@@ -14,7 +12,6 @@ if TYPE_CHECKING:
     from dumpwriter.dumpfile.dump import Contents, DumpRun
 
 NO_PAGES = PageRuns.of(())
-ONLY_LEFT, BOTH, EITHER = (1,), (3,), (1, 2, 3)
 
 
 class Selection(NamedTuple):
@@ -28,23 +25,23 @@ class Selection(NamedTuple):
     @property
     def in_file(self) -> PageRuns:
         """All pages that a reader of the file sees."""
-        return _combine(self.written, self.filled, EITHER)
+        return self.written.union(self.filled)
 
 
 def select(contents: Contents, excluded: Iterable[tuple[int, int]] = ()) -> Selection:
     """What of a dump goes into a file: all that it has, but for what a level excludes."""
     memory, present, unwanted = (PageRuns.of(runs) for runs in (contents.memory, contents.present, excluded))
     return Selection(
-        written=_combine(present, unwanted, ONLY_LEFT),
-        left_out=_combine(present, unwanted, BOTH),
-        missing=_combine(memory, present, ONLY_LEFT),
+        written=present.minus(unwanted),
+        left_out=present.common(unwanted),
+        missing=memory.minus(present),
     )
 
 
 def gaps(selection: Selection, memory: Iterable[tuple[int, int]]) -> PageRuns:
     """What a file that begins at page 0 and ends with memory needs besides the pages that are written."""
     end_page = max((first + count for runs in (memory, selection.written) for first, count in runs), default=0)
-    return _combine(PageRuns.of([(0, end_page)] if end_page else ()), selection.written, ONLY_LEFT)
+    return PageRuns.of([(0, end_page)] if end_page else ()).minus(selection.written)
 
 
 def runs_within(runs: Iterable[DumpRun], wanted: PageRuns) -> Iterator[DumpRun]:
@@ -60,14 +57,3 @@ def runs_within(runs: Iterable[DumpRun], wanted: PageRuns) -> Iterator[DumpRun]:
             if first + count > end:
                 break  # the rest of it may lie in the next run
             first, count = next(following, (0, 0))
-
-
-def _combine(left: PageRuns, right: PageRuns, wanted_states: tuple[int, ...]) -> PageRuns:
-    """A sweep over all places where a run begins or ends. The state is 1 within a left run, 2 within a right one."""
-    points = [numpy.concatenate((runs.first_pages, runs.first_pages + runs.page_counts)) for runs in (left, right)]
-    steps = [numpy.repeat((weight, -weight), len(runs)) for weight, runs in ((1, left), (2, right))]
-    places = numpy.concatenate(points)
-    order = numpy.argsort(places, kind="stable")
-    places, state = places[order], numpy.cumsum(numpy.concatenate(steps)[order])
-    is_wanted = numpy.isin(state[:-1], wanted_states) & (places[:-1] < places[1:])
-    return PageRuns.joined(places[:-1][is_wanted], places[1:][is_wanted])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RUNS_MAXIMUM = 1 << 21
 ROWS_AT_A_TIME = 4096
+_ONLY_THIS, _BOTH = 1, 3
 
 
 class PageRuns(Sequence[PageRun]):
@@ -84,6 +85,24 @@ class PageRuns(Sequence[PageRun]):
         counts = numpy.concatenate((self.page_counts, other.page_counts))
         order = numpy.argsort(starts, kind="stable")
         return PageRuns.joined(starts[order], (starts + counts)[order])
+
+    def minus(self, other: PageRuns) -> PageRuns:
+        """The pages that are in this one alone."""
+        return self._swept(other, _ONLY_THIS)
+
+    def common(self, other: PageRuns) -> PageRuns:
+        """The pages that are in both."""
+        return self._swept(other, _BOTH)
+
+    def _swept(self, other: PageRuns, wanted_state: int) -> PageRuns:
+        """A sweep over all places where a run begins or ends. The state is 1 within these runs, 2 within the other."""
+        points = [numpy.concatenate((runs.first_pages, runs.first_pages + runs.page_counts)) for runs in (self, other)]
+        steps = [numpy.repeat((weight, -weight), len(runs)) for weight, runs in ((1, self), (2, other))]
+        places = numpy.concatenate(points)
+        order = numpy.argsort(places, kind="stable")
+        places, states = places[order], numpy.cumsum(numpy.concatenate(steps)[order])
+        is_wanted = (states[:-1] == wanted_state) & (places[:-1] < places[1:])
+        return PageRuns.joined(places[:-1][is_wanted], places[1:][is_wanted])
 
     def within(self, first_page: int, end_page: int) -> PageRuns:
         """The pages from the one up to the other."""

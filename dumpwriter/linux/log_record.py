@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -37,9 +36,3 @@ def shown(text: bytes) -> str:
 
 def _escaped(letter: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in letter.encode(errors="surrogateescape"))
-
-
-def bugcheck_line(text: bytes) -> str | None:
-    """What a panic, an oops or a simulated bugcheck says in the log; None for any other text."""
-    found = re.match(rb"(?:Kernel panic - not syncing|BUG|Oops|general protection fault)\b.*", text)
-    return shown(found[0]) if found else None
