@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dumpwriter.export.about import About
 from dumpwriter.linux.address_space import kernel_address_space
+from dumpwriter.linux.kernel_map import virtual_ranges
 from dumpwriter.linux.physical import DumpMemory
 from dumpwriter.linux.vmcoreinfo import find_vmcoreinfo
 from vdisk.errors import FormatError
@@ -25,7 +26,7 @@ def about_machine(dump: Dump) -> About:
         if info is None:
             return known
         space = kernel_address_space(DumpMemory(dump), info)
-        known = known._replace(page_table_root=space.top_table)
+        known = known._replace(page_table_root=space.top_table, virtual_ranges=virtual_ranges(space, info))
         place = info.symbols["init_uts_ns"] + info.offsets["uts_namespace.name"]
         content = space.read(place, NAME_COUNT * NAME_SIZE_BYTES)
     except FormatError:

@@ -1,0 +1,98 @@
+"""Where the kernel sees physical memory: its image, and the map of all memory; both found in its page tables.
+
+Source: Linux, Documentation/arch/x86/x86_64/mm.rst. The map of all memory begins at a multiple of 1 GiB that address
+randomisation moves and that no symbol of VMCOREINFO names, so it is looked for: the first address of the upper half
+from which the top table is where it would have to be.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from dumpwriter.export.about import VirtualRange
+from dumpwriter.linux.address_space import LEVELS, TEXT_MAP, Level
+from vdisk.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dumpwriter.linux.address_space import AddressSpace
+    from dumpwriter.linux.vmcoreinfo import Vmcoreinfo
+
+DIRECT_MAP_SIZE_BYTES = 1 << 46
+CANDIDATES_MAX = 1 << 12
+IMAGE_PIECES_MAX = 1 << 15  # 128 MiB where every page is one of 4 KiB
+_IMAGE_ALIGNMENT_BYTES = 2 << 20
+_GIGABYTE_SHIFT = 30
+_TABLE_BYTES, _ENTRY_BYTES, _PRESENT = 4096, 8, 1
+
+
+def virtual_ranges(space: AddressSpace, info: Vmcoreinfo) -> tuple[VirtualRange, ...]:
+    """Ascending, each physical address once: the image where it was linked to run, all else in the direct map.
+
+    What the tables do not tell, or tell wrong, is left out.
+    """
+    image, direct = _image(space, info), _direct_map(space)
+    if direct is None:
+        return tuple(image)
+    end, around = 0, []
+    for found in image:
+        around += [VirtualRange(end, found.physical_bytes - end, direct + end), found]
+        end = found.physical_bytes + found.length_bytes
+    ranges = (*around, VirtualRange(end, DIRECT_MAP_SIZE_BYTES - end, direct + end))
+    return tuple(found for found in ranges if found.length_bytes > 0)
+
+
+def _image(space: AddressSpace, info: Vmcoreinfo) -> list[VirtualRange]:
+    """From its first symbol on, as far as one physical page follows the other."""
+    first_symbol = info.symbols.get("_stext", 0)
+    if not TEXT_MAP <= first_symbol < space.text_end:
+        return []
+    start = end = first_symbol - first_symbol % _IMAGE_ALIGNMENT_BYTES
+    physical_bytes = -1
+    try:
+        physical_bytes = space.physical(start)
+        for _ in range(IMAGE_PIECES_MAX):
+            found = space.find(end)
+            if found.physical != physical_bytes + end - start or end >= space.text_end:
+                break
+            end += found.length_bytes
+    except FormatError:
+        pass  # the end of what is mapped
+    length_bytes = min(end, space.text_end) - start
+    is_memory = 0 <= physical_bytes <= DIRECT_MAP_SIZE_BYTES - length_bytes
+    return [VirtualRange(physical_bytes, length_bytes, start)] if length_bytes and is_memory else []
+
+
+def _direct_map(space: AddressSpace) -> int | None:
+    levels = LEVELS[space.level_count]
+    upper_half = (1 << 64) - (1 << (levels[0].shift + 8))
+    for address in islice(_gigabytes(space, space.top_table, levels, upper_half), CANDIDATES_MAX):
+        if address is not None and address < TEXT_MAP and _leads_to(space, address + space.top_table, space.top_table):
+            return address
+    return None
+
+
+def _leads_to(space: AddressSpace, address: int, physical_bytes: int) -> bool:
+    try:
+        return space.physical(address) == physical_bytes
+    except FormatError:
+        return False
+
+
+def _gigabytes(space: AddressSpace, table: int, levels: Sequence[Level], base: int) -> Iterator[int | None]:
+    """Each 1 GiB of addresses from `base` on that has an entry in the tables, ascending; and None for every table."""
+    yield None
+    level = levels[0]
+    try:
+        content = space.reader.read_physical(table, _TABLE_BYTES)
+    except FormatError:
+        return
+    for index in range((base >> level.shift) & 511, _TABLE_BYTES // _ENTRY_BYTES):
+        entry = int.from_bytes(content[index * _ENTRY_BYTES : (index + 1) * _ENTRY_BYTES], "little")
+        address = (base & -(512 << level.shift)) | (index << level.shift)
+        if entry & _PRESENT and level.shift == _GIGABYTE_SHIFT:
+            yield address
+        elif entry & _PRESENT:
+            yield from _gigabytes(space, entry & space.address_bits, levels[1:], address)
