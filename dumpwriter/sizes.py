@@ -8,6 +8,7 @@ from fractions import Fraction
 from vdisk.errors import UsageError
 
 SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+DUMP_LEVEL_MAX = 31
 SECONDS_MAX = 366 * 86400
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?) ?(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
@@ -37,6 +38,13 @@ def parse_percent(text: str) -> int:
     if not (number.isascii() and number.isdigit()) or int(number) > 100:
         raise UsageError(f"{text!r} is not a percentage from 0 to 100")
     return int(number)
+
+
+def parse_dump_level(text: str) -> int:
+    """A dump level of makedumpfile's, 0 to 31. Raises `UsageError`."""
+    if not (text.isascii() and text.isdigit()) or int(text) > DUMP_LEVEL_MAX:
+        raise UsageError(f"{text!r} is no dump level: give a number from 0 to {DUMP_LEVEL_MAX}")
+    return int(text)
 
 
 def parse_seconds(text: str) -> float:

@@ -98,6 +98,20 @@ def test_an_elf_core_that_is_converted_to_elf_gains_virtual_addresses_and_nothin
     assert f"=> {kernel.text_address(kernel.BUGCHECK_ENTRY):#x}:\tud2" in told
 
 
+@pytest.mark.parametrize("level", [0, 1, 2, 8, 16, 31])
+def test_levels_leave_out_what_makedumpfile_leaves_out(machine: Machine, vmcore: Path, level: int) -> None:
+    told = machine.facts("convert", vmcore, "--to", "kdump", "-d", level, "-o", "ours")
+    run_reader("makedumpfile", "-c", "-d", str(level), str(vmcore), "theirs", cwd=machine.directory)
+    ours, theirs = (KdumpFile((machine.directory / name).read_bytes()) for name in ("ours", "theirs"))
+    assert ours.dumped == theirs.dumped
+    assert ours.memory == theirs.memory
+    assert ours.dump_level == theirs.dump_level == told["dump_level"] == level
+    assert all(ours.page(page) == theirs.page(page) for page in ours.dumped)
+    excluded = {page for run in told["excluded"] for page in range(run["first_page"], sum(run.values()))}
+    assert excluded == set(ours.memory) - set(ours.dumped)
+    assert told["missing"] == []
+
+
 def test_a_partial_dump_stays_partial_and_names_what_is_missing(machine: Machine, partial: Path) -> None:
     for name in ("elf", "kdump"):
         told = machine.facts("convert", partial, "--to", name, "-o", name)

@@ -94,7 +94,7 @@ def test_every_page_of_memory_is_in_one_list(
     present &= memory
     chosen = select(Contents(page_runs(memory), page_runs(present)), page_runs(excluded))
     assert numbers(chosen.written) == present - excluded
-    assert numbers(chosen.left_out) == present & excluded
+    assert numbers(chosen.excluded) == present & excluded
     assert numbers(chosen.missing) == memory - present
     end = max(memory, default=-1) + 1
     assert numbers(gaps(chosen, page_runs(memory))) == set(range(end)) - (present - excluded)

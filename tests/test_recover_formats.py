@@ -93,6 +93,19 @@ def test_kdump_readers_find_the_log(machine: Machine, image: Path) -> None:
     assert "in every format" in (machine.directory / "log").read_text()
 
 
+def test_a_level_leaves_out_what_makedumpfile_leaves_out(machine: Machine, image: Path, crashed: Path) -> None:
+    shutil.copy(crashed, machine.directory / "other.img")
+    machine.run("recover", "other.img", "--output", "whole")
+    told = machine.facts("recover", image, "--format", "kdump", "-d", 31, "--output", "out")
+    run_reader("makedumpfile", "-c", "-d", "31", "whole/1/vmcore", "theirs", cwd=machine.directory)
+    ours, theirs = (KdumpFile((machine.directory / name).read_bytes()) for name in ("out/1/vmcore.kdump", "theirs"))
+    assert ours.dumped == theirs.dumped
+    assert 0 < len(ours.dumped) < MEMORY_BYTES // PAGE
+    assert all(ours.page(page) == theirs.page(page) for page in ours.dumped)
+    assert told["pages_written"] == len(ours.dumped)
+    assert told["verdict"] == "COMPLETE"
+
+
 def test_a_dump_goes_through_a_pipe_and_stays_in_its_image(machine: Machine, image: Path, memory: bytes) -> None:
     command = [COMMAND, "recover", str(image), "--format", "kdump-flattened", "-o", "-"]
     for _ in range(2):

@@ -12,7 +12,7 @@ from dumpwriter.levels import NAMES as LEVEL_NAMES
 from dumpwriter.levels import parse_level
 from dumpwriter.machine.causes import DEFAULT
 from dumpwriter.machine.trigger import parse_value
-from dumpwriter.sizes import parse_count, parse_percent, parse_seconds, parse_size
+from dumpwriter.sizes import parse_count, parse_dump_level, parse_percent, parse_seconds, parse_size
 from vdisk.bootarea import BootStage
 from vdisk.errors import UsageError
 
@@ -272,6 +272,13 @@ def _export(command: argparse.ArgumentParser) -> None:
         choices=COMPRESSION_NAMES,
         metavar="HOW",
         help=f"for kdump: {', '.join(COMPRESSION_NAMES)}; zlib by default",
+    )
+    command.add_argument(
+        "-d",
+        "--dump-level",
+        type=_typed(parse_dump_level),
+        metavar="N",
+        help="leave pages out as makedumpfile -d does: 1 zeros, 2 and 4 cache, 8 user, 16 free, 31 all of these",
     )
     command.add_argument(
         "--fill", action="store_true", help="zeros for missing pages, in a format that cannot say that they are missing"

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from dumpwriter.conversion.outputs import NewFile
 
 STANDARD_OUTPUT = "-"
-NOT_THERE = {"left_out": "left out by the level", "missing": "missing", "filled": "filled with zeros"}
+NOT_THERE = {"excluded": "left out by the level", "missing": "missing", "filled": "filled with zeros"}
 
 
 def run(arguments: argparse.Namespace) -> int:
-    wish = Wish(arguments.to, arguments.compress, fill=arguments.fill)
+    wish = Wish(arguments.to, arguments.compress, fill=arguments.fill, level=arguments.dump_level)
     wish.check()
     began = time.monotonic()
     with (

@@ -103,7 +103,7 @@ def _recover_image(
 
 
 def _wish(arguments: argparse.Namespace) -> Wish:
-    return Wish(arguments.format, arguments.compress, fill=arguments.fill)
+    return Wish(arguments.format, arguments.compress, fill=arguments.fill, level=arguments.dump_level)
 
 
 def _tell_what_stays(report: dict[str, Any], image: str) -> None:

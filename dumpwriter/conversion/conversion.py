@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dumpwriter.conversion.exports import MAKERS
 from dumpwriter.conversion.formats import DEFAULT_COMPRESSION, DEFAULT_FORMAT, FORMATS, Format
+from dumpwriter.conversion.levels import left_out_of
 from dumpwriter.conversion.machine import about_machine
 from dumpwriter.conversion.selection import NO_PAGES, Selection, gaps, runs_within, select
 from dumpwriter.conversion.transfer import transfer
@@ -24,11 +25,15 @@ if TYPE_CHECKING:
 
 
 class Wish(NamedTuple):
-    """What somebody asks for, in the words of the command line. `compression` is None where none was named."""
+    """What somebody asks for, in the words of the command line; None is what was not asked for.
+
+    `level` is one of makedumpfile's; without one, all that the dump has is wanted.
+    """
 
     format: str
     compression: str | None = None
     fill: bool = False
+    level: int | None = None
 
     @property
     def target(self) -> Format:
@@ -53,21 +58,24 @@ def convert(dump: Dump, wish: Wish, output: Output, progress: Callable[[int, int
 
     Raises `ConversionError` where the format cannot tell what is missing, and what dump and output raise.
     """
-    selection = select_for(dump.contents, wish)
+    unwanted = left_out_of(dump, wish.level)
+    selection = select_for(dump.contents, wish, unwanted.pages)
     export = export_of(dump.contents, about_machine(dump), selection, wish)
     total = selection.in_file.page_count
     transfer(dump, _runs_of(dump, selection), export, output, lambda done: progress(done, total))
     return {
         "source_format": dump.format,
         **describe(selection, wish),
+        "undescribed": unwanted.undescribed,
+        "missing": describe_runs(selection.missing),
         "partial": dump.contents.is_partial,
         "size_bytes": export.size_bytes,
     }
 
 
-def select_for(contents: Contents, wish: Wish) -> Selection:
+def select_for(contents: Contents, wish: Wish, unwanted: PageRuns = NO_PAGES) -> Selection:
     """The pages of the new file. Raises `ConversionError` where zeros would have to pass for what is not there."""
-    selection = select(contents)
+    selection = select(contents, unwanted)
     unwritten = gaps(selection, contents.memory)
     if wish.target.tells_missing or not len(unwritten):
         return selection
@@ -82,24 +90,24 @@ def select_for(contents: Contents, wish: Wish) -> Selection:
 def export_of(contents: Contents, about: About, selection: Selection, wish: Wish) -> Export:
     """What writes the chosen pages of a dump."""
     kept = contents._replace(present=selection.in_file)
-    return MAKERS[wish.format](kept, about, wish.compression or DEFAULT_COMPRESSION)
-
-
-def describe_wish(wish: Wish) -> dict[str, Any]:
-    return {"format": wish.format, "compression": wish.compression_used}
+    return MAKERS[wish.format](
+        kept, about._replace(dump_level=wish.level or 0), wish.compression or DEFAULT_COMPRESSION
+    )
 
 
 def describe(selection: Selection, wish: Wish) -> dict[str, Any]:
     """What of a report follows from the pages that were chosen."""
-    return describe_wish(wish) | {
+    return {
+        "format": wish.format,
+        "compression": wish.compression_used,
+        "dump_level": wish.level,
         "pages_written": selection.written.page_count,
-        "left_out": _describe_runs(selection.left_out),
-        "missing": _describe_runs(selection.missing),
-        "filled": _describe_runs(selection.filled),
+        "excluded": describe_runs(selection.excluded),
+        "filled": describe_runs(selection.filled),
     }
 
 
-def _describe_runs(runs: PageRuns) -> list[dict[str, int]]:
+def describe_runs(runs: PageRuns) -> list[dict[str, int]]:
     return [run._asdict() for run in runs]
 
 

@@ -15,10 +15,10 @@ NO_PAGES = PageRuns.of(())
 
 
 class Selection(NamedTuple):
-    """What is missing or left out may be filled besides."""
+    """What is missing or excluded may be filled besides."""
 
     written: PageRuns
-    left_out: PageRuns  # the level does not ask for them
+    excluded: PageRuns  # the level does not ask for them
     missing: PageRuns  # the dump does not have them
     filled: PageRuns = NO_PAGES  # zeros stand in their place
 
@@ -28,12 +28,12 @@ class Selection(NamedTuple):
         return self.written.union(self.filled)
 
 
-def select(contents: Contents, excluded: Iterable[tuple[int, int]] = ()) -> Selection:
-    """What of a dump goes into a file: all that it has, but for what a level excludes."""
-    memory, present, unwanted = (PageRuns.of(runs) for runs in (contents.memory, contents.present, excluded))
+def select(contents: Contents, unwanted: Iterable[tuple[int, int]] = ()) -> Selection:
+    """What of a dump goes into a file: all that it has, but for what nobody wants."""
+    memory, present, excluded = (PageRuns.of(runs) for runs in (contents.memory, contents.present, unwanted))
     return Selection(
-        written=present.minus(unwanted),
-        left_out=present.common(unwanted),
+        written=present.minus(excluded),
+        excluded=present.common(excluded),
         missing=memory.minus(present),
     )
 

@@ -109,6 +109,17 @@ class PageRuns(Sequence[PageRun]):
         starts = self.first_pages.clip(first_page, end_page)
         return PageRuns.joined(starts, (self.first_pages + self.page_counts).clip(first_page, end_page))
 
+    def overlapping(self, run: PageRun) -> Iterator[PageRun]:
+        """The parts of a run that are in these, found without looking at the others."""
+        position, end = run.first_page, run.first_page + run.page_count
+        index = max(int(numpy.searchsorted(self.first_pages, position, "right")) - 1, 0)
+        while index < len(self) and self.first_pages[index] < end:
+            start = max(position, int(self.first_pages[index]))
+            stop = min(end, int(self.first_pages[index] + self.page_counts[index]))
+            if start < stop:
+                yield PageRun(start, stop - start)
+            index += 1
+
     @property
     def page_count(self) -> int:
         return int(self.page_counts.sum())

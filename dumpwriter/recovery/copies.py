@@ -5,23 +5,25 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dumpwriter.conversion.conversion import describe_wish, export_of, select_for
+from dumpwriter.conversion.conversion import describe, export_of, select_for
+from dumpwriter.conversion.levels import left_out_of
 from dumpwriter.dumpfile.dump import Contents
 from dumpwriter.dumpfile.pageruns import PageRuns
 from dumpwriter.export.about import About
 from dumpwriter.export.export import Piece
 from dumpwriter.export.notes import why_unreadable
-from dumpwriter.formats.region import PAGE_SIZE_BYTES
+from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
 from dumpwriter.recovery.crashstore import SEALED
+from dumpwriter.recovery.founddump import FoundDump, FrameIndex
 from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.verdict import Verdict
+from vdisk.errors import ConversionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dumpwriter.conversion.conversion import Wish
     from dumpwriter.conversion.outputs import Output
-    from dumpwriter.formats.region import PageRun
     from dumpwriter.recovery.crashstore import CrashStore
     from dumpwriter.recovery.extraction import DumpSource, Progress
     from dumpwriter.recovery.opening import Opener
@@ -81,11 +83,11 @@ class ExportedCopy:
     Raises `ConversionError` where the format cannot hold what there is.
     """
 
-    def __init__(self, findings: Findings, opener: Opener, wish: Wish) -> None:
+    def __init__(self, source: DumpSource, findings: Findings, opener: Opener, wish: Wish) -> None:
         self.file = wish.target.file
         contents = contents_of(findings)
         self._notes_dropped = why_unreadable(contents.notes)
-        self._selection = select_for(contents, wish)
+        self._selection = select_for(contents, wish, _excluded(source, contents, opener, wish.level))
         self._export = export_of(contents, about_findings(findings), self._selection, wish)
         self._opener = opener
         self._wish = wish
@@ -101,18 +103,22 @@ class ExportedCopy:
         return findings
 
     def describe(self) -> dict[str, Any]:
-        filled = [run._asdict() for run in self._selection.filled]
-        return describe_wish(self._wish) | {"filled": filled, "notes_dropped": self._notes_dropped}
+        return describe(self._selection, self._wish) | {"notes_dropped": self._notes_dropped}
 
     def size_bytes_max(self, data_bytes: int) -> int:
         tables_bytes = TABLES_BYTES_PER_PAGE * self._selection.written.page_count
         return data_bytes + self._wish.target.is_compressed * tables_bytes
 
     def data(self, first_page: int, content: memoryview) -> None:
-        self._take(self._export.data(self._export.prepare(first_page, content)))
+        found = PageRun(first_page, content.nbytes // PAGE_SIZE_BYTES)
+        for run in self._selection.written.overlapping(found):
+            start_bytes = (run.first_page - first_page) * PAGE_SIZE_BYTES
+            pages = content[start_bytes : start_bytes + run.page_count * PAGE_SIZE_BYTES]
+            self._take(self._export.data(self._export.prepare(run.first_page, pages)))
 
     def zeros(self, run: PageRun) -> None:
-        self._take(self._export.zeros(run))
+        for wanted in self._selection.written.overlapping(run):
+            self._take(self._export.zeros(wanted))
 
     def _take(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
@@ -126,6 +132,7 @@ class SealedCopy:
 
     def __init__(self, findings: Findings) -> None:
         self._frames_bytes = findings.closed_size_bytes
+        self._pages_written = findings.pages_present
 
     def write(self, source: DumpSource, output: Output, progress: Progress) -> Findings:
         self._output = output
@@ -137,7 +144,8 @@ class SealedCopy:
         return findings
 
     def describe(self) -> dict[str, Any]:
-        return {"format": "sealed", "compression": None, "filled": [], "notes_dropped": None}
+        pages = {"pages_written": self._pages_written, "excluded": [], "filled": []}
+        return {"format": "sealed", "compression": None, "dump_level": None, **pages, "notes_dropped": None}
 
     def size_bytes_max(self, data_bytes: int) -> int:
         return data_bytes + self._frames_bytes
@@ -145,6 +153,17 @@ class SealedCopy:
     def _append(self, piece: memoryview) -> None:
         self._output.write(Piece(self._size_bytes, piece))
         self._size_bytes += piece.nbytes
+
+
+def _excluded(source: DumpSource, contents: Contents, opener: Opener, level: int | None) -> PageRuns:
+    """What the level leaves out. To know it takes a third reading, for the memory is then read here and there."""
+    if level is None:
+        return PageRuns.of(())
+    if source.disk is None:
+        raise ConversionError("-d: take the dump out without it first; ghostdump convert -d then leaves pages out")
+    index = FrameIndex(opener)
+    source.read(Survey(), lambda *_: None, index)
+    return left_out_of(FoundDump(source.disk, source.identity, index, contents), level).pages
 
 
 def contents_of(findings: Findings) -> Contents:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 DIGEST_READ_SIZE_BYTES = 4 << 20
 IDENTIFYING = ("dump_id", "generation", "verdict", "pages_present", "missing", "left_out", "secondary", "sealed")
-ALIKE = ("format", "compression", "filled")  # of two copies of one dump
+ALIKE = ("format", "compression", "dump_level", "filled")  # of two copies of one dump
 SPARE_BYTES = 1 << 20  # report, directory entries and extent blocks
 
 Progress = Callable[[int, int], None]
@@ -61,6 +61,10 @@ class DumpSource(Protocol):
     def kind(self) -> str:
         """Where it is, as the report says."""
 
+    @property
+    def disk(self) -> BlockDevice | None:
+        """Where the frames lie where they say that they lie; None where they were carried away from there."""
+
     def read(self, sink: PageSink, progress: Progress, opener: Opener) -> Findings: ...
 
     def header_blocks(self) -> list[bytes]:
@@ -73,6 +77,10 @@ class RegionSource(NamedTuple):
     region: Mapped
     identity: DumpIdentity
     kind: str = PlaceKind.REGION
+
+    @property
+    def disk(self) -> BlockDevice:
+        return self.region.lower
 
     def read(self, sink: PageSink, progress: Progress, opener: Opener) -> Findings:
         return recover(self.region, self.identity, sink, progress, opener)
@@ -116,7 +124,7 @@ def extract(
         if opener.why_nothing():
             raise KeyFileError(opener.why_nothing())
         return Extraction(findings, report | {"path": None})
-    copy = SealedCopy(findings) if findings.is_closed else ExportedCopy(findings, opener, wish)
+    copy = SealedCopy(findings) if findings.is_closed else ExportedCopy(source, findings, opener, wish)
     report |= copy.describe()
     known = _already_there(store, report, copy.file)
     if known is not None:

@@ -34,6 +34,7 @@ class SealedFileSource(NamedTuple):
     file: BlockDevice
     identity: DumpIdentity
     kind: str = "file"
+    disk: None = None
 
     def read(self, sink: PageSink, progress: Callable[[int, int], None], opener: Opener) -> Findings:
         header = newest(_headers(self.file, self.identity))

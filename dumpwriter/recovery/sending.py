@@ -71,7 +71,7 @@ def send(source: DumpSource, output: Stream, wish: Wish, progress: Progress, ope
     report = describe_findings(found, source.identity) | {"kind": source.kind, "path": None}
     if found.verdict == Verdict.NONE:
         return report
-    copy = ExportedCopy(found, opener, wish)
+    copy = ExportedCopy(source, found, opener, wish)
     again = copy.write(source, output, lambda done, total: progress(total + done, 2 * total))
     if again.present != found.present:
         raise RecoveryError("the disk gave two different answers: what was sent is no dump, send it again")
