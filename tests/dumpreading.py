@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dumpwriter.dumpfile.file import File, Span
-from vdisk.errors import FormatError
+from vdisk.errors import FormatError, GhostdumpError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -105,7 +105,7 @@ def joined(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-def must_be_one_line(error: FormatError) -> None:
+def must_be_one_line(error: GhostdumpError) -> None:
     assert str(error)
     assert "\n" not in str(error)
 

@@ -59,6 +59,8 @@ class KdumpDump:
         present = self._described
         if header.is_incomplete:  # what its writer came to
             present = PageRuns.of_pages(pages for pages, _ in self._stored_rows())
+        if not len(present):
+            raise FormatError("the file holds no memory")
         self.contents = Contents(memory.union(present), present, header.notes, header.is_incomplete or header.is_split)
         self._cached_page = lru_cache(CACHED_PAGES)(self._lone_page)
 

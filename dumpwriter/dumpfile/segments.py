@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SEGMENTS_MAXIMUM = 1 << 20
 PHYSICAL_MAXIMUM_BYTES = PAGES_MAX * PAGE_SIZE_BYTES
 ROUNDING_ALLOWANCE_BYTES = 1 << 20
+CLAIMED_PAGES_MAXIMUM = 1 << 34
+"""64 TiB: a header of a few bytes can claim any memory, and a bitmap of it is written in other formats."""
 
 
 class Segments(NamedTuple):
@@ -88,6 +90,8 @@ class SegmentDump:
     ) -> None:
         if not len(segments.starts):
             raise FormatError("the file holds no memory")
+        if memory is not None and memory.page_count > CLAIMED_PAGES_MAXIMUM:
+            raise FormatError(f"the file claims {memory.page_count} pages of memory, more than any machine has")
         self.format = format_name
         self._file = file
         self._segments = segments

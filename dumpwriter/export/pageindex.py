@@ -47,18 +47,23 @@ class PageIndex:
         page = 0
         while (run := int(np.searchsorted(self.ends, page, side="right"))) < self.ends.size:
             window = max(page, int(self.starts[run])) // _WINDOW_PAGES * _WINDOW_PAGES
-            yield window // 8, self._window(window)
+            yield self._window(window)
             page = window + _WINDOW_PAGES
 
-    def _window(self, first_page: int) -> bytes:
+    def _window(self, first_page: int) -> tuple[int, bytes]:
+        """Of a stretch of pages, from the first byte that is not zero to the last one."""
         first, last = (
             np.searchsorted(self.ends, first_page, "right"),
             np.searchsorted(self.starts, first_page + _WINDOW_PAGES),
         )
         starts = np.maximum(self.starts[first:last] - first_page, 0)
         ends = np.minimum(self.ends[first:last] - first_page, _WINDOW_PAGES)
-        steps = np.zeros(_WINDOW_PAGES + 1, np.int8)
-        steps[starts] = 1
-        steps[ends] = -1
-        used_pages = -(-int(ends[-1]) // 8) * 8
-        return np.packbits(np.cumsum(steps[:used_pages], dtype=np.int8), bitorder="little").tobytes()
+        base = int(starts[0]) // 8 * 8
+        used_pages = -(-(int(ends[-1]) - base) // 8) * 8
+        place = (first_page + base) // 8
+        if starts[0] == base and ends[0] == base + used_pages:
+            return place, b"\xff" * (used_pages // 8)
+        steps = np.zeros(used_pages + 1, np.int8)
+        steps[starts - base] = 1
+        steps[ends - base] = -1
+        return place, np.packbits(np.cumsum(steps[:-1], dtype=np.int8), bitorder="little").tobytes()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["dumpwriter.dumpfile", "dumpwriter.export"]):
+with atheris.instrument_imports(include=["dumpwriter.dumpfile", "dumpwriter.export", "dumpwriter.conversion"]):
     from tests.fuzz.targets import TARGETS
 
 MEMORY_LIMIT_BYTES = 1 << 30

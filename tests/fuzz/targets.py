@@ -13,6 +13,7 @@ from dumpwriter.dumpfile.opening import open_dump
 from dumpwriter.dumpfile.raw import open_raw
 from tests.dumpreading import open_or_refuse
 from tests.fuzz import seeds
+from tests.fuzz.conversions import converted_dump
 from tests.fuzz.edits import edited
 
 if TYPE_CHECKING:
@@ -41,4 +42,5 @@ def any_bytes(content: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     **{name: partial(edited_dump, name) for name in SEEDS},
     "bytes": any_bytes,
+    "conversion": converted_dump,
 }
