@@ -25,8 +25,8 @@ PAGE = 4096
 VAST = 64 << 30
 PAGES = VAST // PAGE
 PEAK_KIB_MAX = 160 << 10
-READ_ALL = """
-import resource, sys
+READ_ALL = r"""
+import pathlib, re, sys
 from dumpwriter.dumpfile.opening import open_dump
 from dumpwriter.hostfile import HostFile
 with HostFile(sys.argv[1]) as file:
@@ -38,7 +38,8 @@ with HostFile(sys.argv[1]) as file:
         if not run.is_zero:
             data += run.page_count
             dump.read_into(run.first_page, buffer[: min(run.page_count, 256) * 4096])
-print(pages, data, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+peak = re.search(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1]
+print(pages, data, peak)
 """
 
 
