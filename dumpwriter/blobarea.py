@@ -86,7 +86,9 @@ class BlobArea:
             self._put(self._free_place() if place is None else place, name, content)
 
     def unregister(self, name: str) -> None:
-        """Raises `GhostdumpError` where there is no such blob."""
+        """Raises `GhostdumpError` where there is no such blob, `UsageError` where it is the machine's own."""
+        if name in OWN:
+            raise UsageError(f"{name} is the machine's own and goes into every dump")
         with self._locked():
             places = [place for place, blob in self._shared() if blob.name == name]
             if not places:

@@ -27,5 +27,6 @@ class Reason(StrEnum):
     NO_PAGES = "a dump was begun, but no page of it can be read"
     ALREADY_TAKEN = "the dump was already recovered"
     DISCARDED = "the dump was given up on request"
+    FORGOTTEN = "the hibernated machine was given up on request"
     RESUMED = "the hibernated machine was resumed"
     REGION_UNKNOWN = "the record of the region is damaged and no frame was found"

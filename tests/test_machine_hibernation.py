@@ -237,7 +237,7 @@ def test_another_memory_or_a_cold_boot_on_request(machine: Machine, memory_image
     machine.mount("--memory-image", memory_image, "--discard-dump")
     status = machine.status()
     assert (status["state"], status["resumed"], status["machine"]) == ("armed", False, "image")
-    assert status["last_recovery"]["reason"] == "the dump was given up on request"
+    assert status["last_recovery"]["reason"] == "the hibernated machine was given up on request"
 
 
 def test_others_may_have_mounted_the_disk_meanwhile(machine: Machine) -> None:

@@ -71,6 +71,7 @@ class RegionState(IntEnum):
     HIBERNATING = 5  # it was shut down, and its memory was about to be written: whatever is there is not whole
     HIBERNATED = 6  # its memory is there, whole and flushed: the next boot goes on with it
     RESUMED = 7  # the memory that was there runs, or ran, on: never again from here
+    FORGOTTEN = 8  # the memory that was there was given up on request
 
 
 class RegionKind(IntEnum):

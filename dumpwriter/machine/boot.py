@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from vdisk.secret import Secret
 
 DRIVER_BUGCHECK = 0x7E
+# what the region is where a dump, or a memory, was in it
+USED = (RegionState.TAKEN, RegionState.DISCARDED, RegionState.FORGOTTEN, RegionState.RESUMED)
 
 
 class MountRequest(NamedTuple):
@@ -298,8 +300,7 @@ class Boot:
 
     def _prepare_region(self, size_bytes: int) -> ExtentMap:
         """A page file that held a dump is not paged to again, where there is room for another."""
-        held_a_dump = self.record.region_state in (RegionState.TAKEN, RegionState.DISCARDED, RegionState.RESUMED)
-        if held_a_dump and self.record.region_kind == RegionKind.PAGEFILE:
+        if self.record.region_state in USED and self.record.region_kind == RegionKind.PAGEFILE:
             return self.region_file.prepare_anew(size_bytes)
         return self.region_file.prepare(size_bytes)
 

@@ -77,7 +77,7 @@ class LastDumps:
     def give_up(self) -> None:
         """Discard every dump that may be there, on request."""
         for place in self._places:
-            self._mark(place, RegionState.DISCARDED)
+            self._mark(place, place.given_up)
 
     def take_out(self, retention: Retention, progress: Callable[[int, int], None]) -> None:
         """Copy each, durably, and mark its place. Raises `RecoveryError` where one has to stay where it is."""

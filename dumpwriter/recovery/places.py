@@ -19,6 +19,7 @@ REASONS_BY_STATE = {
     RegionState.TAKEN: Reason.ALREADY_TAKEN,
     RegionState.DISCARDED: Reason.DISCARDED,
     RegionState.CLEAN: Reason.CLEAN,
+    RegionState.FORGOTTEN: Reason.FORGOTTEN,
     RegionState.RESUMED: Reason.RESUMED,
 }
 
@@ -40,6 +41,12 @@ class Place(NamedTuple):
     def is_untaken(self) -> bool:
         """Whether a dump may be there that nobody has taken out."""
         return self.state not in REASONS_BY_STATE
+
+    @property
+    def given_up(self) -> RegionState:
+        """What it is to the boots that follow, once what may be there is given up."""
+        is_memory = self.state in (RegionState.HIBERNATING, RegionState.HIBERNATED)
+        return RegionState.FORGOTTEN if is_memory else RegionState.DISCARDED
 
     @property
     def is_hibernated(self) -> bool:
