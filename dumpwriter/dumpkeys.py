@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from dumpwriter.formats.region import SealAlgorithm
 from dumpwriter.sealing import DumpSeal
-from vdisk.errors import KeyFileError
+from vdisk.errors import KeyFileError, UsageError
 from vdisk.secret import Secret
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ PrivateKey = X25519PrivateKey | RSAPrivateKey
 
 
 def load_public_key(path: str) -> PublicKey:
-    """Raises `KeyFileError` where the file holds no public key that a dump can be sealed for."""
+    """Raises `KeyFileError` where the file holds no public key that a dump can be sealed for.
+
+    And `UsageError` where it cannot be read.
+    """
     content = _read(path)
     if b"PRIVATE KEY-----" in content:
         raise KeyFileError(f"{path} holds a private key: keep it off this machine, and give the public one")
@@ -60,7 +63,10 @@ def load_public_key(path: str) -> PublicKey:
 
 
 def load_private_key(path: str, ask_passphrase: Callable[[], bytes]) -> PrivateKey:
-    """Raises `KeyFileError` where the file holds no private key for dumps, or its passphrase is another one."""
+    """Raises `KeyFileError` where the file holds no private key for dumps, or its passphrase is another one.
+
+    And `UsageError` where it cannot be read.
+    """
     content = _read(path)
     if b"PUBLIC KEY-----" in content:
         raise KeyFileError(f"{path} holds a public key: what was sealed for it is opened by its private key")
@@ -111,7 +117,7 @@ def _read(path: str) -> bytes:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             return file.read(KEY_FILE_SIZE_BYTES_MAX) or b""
     except OSError as error:
-        raise KeyFileError(f"cannot read the key {path}: {error.strerror}") from None
+        raise UsageError(f"cannot read the key {path}: {error.strerror}") from None
 
 
 def _check(path: str, key: PublicKey) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from dumpwriter.dumpkeys import fingerprint, load_private_key, load_public_key, new_seal, unwrap
 from tests.sealed import PRIVATE_KEYS, write_keys
-from vdisk.errors import KeyFileError
+from vdisk.errors import KeyFileError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,15 +102,18 @@ NO_PRIVATE_KEYS = {
 }
 
 
+UNREADABLE = ("missing.pem", ".")  # as any file that is named on the command line
+
+
 @pytest.mark.parametrize("file", NO_PUBLIC_KEYS)
 def test_what_is_no_public_key_is_refused(files: Path, file: str) -> None:
-    with pytest.raises(KeyFileError, match=NO_PUBLIC_KEYS[file]) as refusal:
+    with pytest.raises(UsageError if file in UNREADABLE else KeyFileError, match=NO_PUBLIC_KEYS[file]) as refusal:
         load_public_key(str(files / file))
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("file", NO_PRIVATE_KEYS)
 def test_what_is_no_private_key_is_refused(files: Path, file: str) -> None:
-    with pytest.raises(KeyFileError, match=NO_PRIVATE_KEYS[file]) as refusal:
+    with pytest.raises(UsageError if file in UNREADABLE else KeyFileError, match=NO_PRIVATE_KEYS[file]) as refusal:
         load_private_key(str(files / file), nobody_is_asked)
     assert "\n" not in str(refusal.value)

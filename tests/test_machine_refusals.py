@@ -187,7 +187,8 @@ def test_an_output_without_room_or_rights_leaves_the_dump(machine: Machine) -> N
     machine.mount()
     machine.crash()
     (machine.directory / "file").touch()
-    assert "cannot make" in refused(machine, "recover", machine.image, "--output", "file")
+    assert "is there, and is no directory" in refused(machine, "recover", machine.image, "--output", "file")
+    assert "cannot make" in refused(machine, "recover", machine.image, "--output", "file/below")
     if os.geteuid() == 0:
         small = machine.directory / "small"
         small.mkdir()

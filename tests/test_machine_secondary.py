@@ -111,7 +111,7 @@ def test_what_cannot_be_registered_is_refused_in_one_line(machine: Machine) -> N
     assert "no machine at" in machine.run("register", machine.mountpoint, "name", "/dev/null", check=1).stderr
     machine.mount()
     assert "more than" in machine.run("register", machine.mountpoint, "endless", "/dev/zero", check=2).stderr
-    assert "nothing: No such file" in machine.run("register", machine.mountpoint, "name", "nothing", check=1).stderr
+    assert "nothing: No such file" in machine.run("register", machine.mountpoint, "name", "nothing", check=2).stderr
     assert "no secondary data" in machine.run("unregister", machine.mountpoint, "name", check=1).stderr
     machine.crash()
     assert "does not run" in machine.run("register", machine.mountpoint, "name", "/dev/null", check=1).stderr

@@ -89,7 +89,7 @@ def _create(commands: Any) -> None:
 
 def _mount(commands: Any) -> None:
     command = _command(commands, "mount", "mount", "run", "boot: replay, recover, mount, arm")
-    command.add_argument("image")
+    command.add_argument("image", help="an image that create made")
     command.add_argument("mountpoint", help="an empty directory")
     command.add_argument(
         "--memory-image", metavar="FILE", help="memory from a dump (vmcore, kdump, Windows, LiME) or a raw file"
@@ -116,30 +116,30 @@ def _mount(commands: Any) -> None:
 
 def _unmount(commands: Any) -> None:
     command = _command(commands, "unmount", "mount", "unmount", "clean shutdown")
-    command.add_argument("mountpoint")
+    command.add_argument("mountpoint", help="where the machine is mounted")
 
 
 def _status(commands: Any) -> None:
     command = _command(commands, "status", "show", "status", "what the machine is doing")
-    command.add_argument("mountpoint")
+    command.add_argument("mountpoint", help="where the machine is mounted")
     _json(command)
 
 
 def _drivers(commands: Any) -> None:
     command = _command(commands, "drivers", "show", "drivers", "the module table: live drivers and their clones")
-    command.add_argument("mountpoint")
+    command.add_argument("mountpoint", help="where the machine is mounted")
     _json(command)
 
 
 def _extents(commands: Any) -> None:
     command = _command(commands, "extents", "show", "extents", "where the dump region lies on the disk")
-    command.add_argument("target", metavar="MOUNTPOINT|IMAGE")
+    command.add_argument("target", metavar="MOUNTPOINT|IMAGE", help="a machine that runs, or an image")
     _json(command)
 
 
 def _device(commands: Any) -> None:
     command = _command(commands, "device", "device", "run", "show an image as one file, for e2fsck and its kind")
-    command.add_argument("image")
+    command.add_argument("image", help="an image that no machine runs on")
     _key_file(command)
     command.add_argument(
         "--run", metavar="COMMAND", type=_typed(_parse_command), help="run this on the file, and end with it"
@@ -148,26 +148,26 @@ def _device(commands: Any) -> None:
 
 def _rehearse(commands: Any) -> None:
     command = _command(commands, "rehearse", "crash", "rehearse", "let the clone write, read back, leave no trace")
-    command.add_argument("mountpoint")
+    command.add_argument("mountpoint", help="where the machine is mounted")
     _json(command)
 
 
 def _register(commands: Any) -> None:
     command = _command(commands, "register", "secondary", "register", "let a dump carry a file beside memory")
-    command.add_argument("mountpoint")
+    command.add_argument("mountpoint", help="where the machine is mounted")
     command.add_argument("name", help="its name beside the vmcore")
     command.add_argument("file", help="what it holds; - for standard input")
 
 
 def _unregister(commands: Any) -> None:
     command = _command(commands, "unregister", "secondary", "unregister", "take such a file out of the next dump")
-    command.add_argument("mountpoint")
-    command.add_argument("name")
+    command.add_argument("mountpoint", help="where the machine is mounted")
+    command.add_argument("name", help="its name, as it was registered")
 
 
 def _crash(commands: Any) -> None:
     command = _command(commands, "crash", "crash", "run", "crash the machine and watch the clone write its dump")
-    command.add_argument("mountpoint", nargs="?")
+    command.add_argument("mountpoint", nargs="?", help="where the machine is mounted")
     command.add_argument("--list", action="store_true", help="explain the causes")
     command.add_argument("--cause", default=DEFAULT.name, metavar="NAME", help="how it dies; a bugcheck by default")
     command.add_argument("--at", type=_typed(parse_percent), metavar="PERCENT", help="where in the dump the power goes")
@@ -187,7 +187,7 @@ def _crash(commands: Any) -> None:
 
 def _hibernate(commands: Any) -> None:
     command = _command(commands, "hibernate", "hibernate", "run", "write memory, power off; the next mount resumes")
-    command.add_argument("mountpoint")
+    command.add_argument("mountpoint", help="where the machine is mounted")
     _json(command)
 
 
@@ -226,20 +226,22 @@ def _convert(commands: Any) -> None:
 
 def _inspect(commands: Any) -> None:
     command = _command(commands, "inspect", "inspect", "inspect", "what an image or a dump holds")
-    command.add_argument("image", metavar="IMAGE|DUMP")
+    command.add_argument(
+        "image", metavar="IMAGE|DUMP", help="an image, also beside a machine that runs on it; or a dump"
+    )
     _key_file(command)
     _json(command)
 
 
 def _log(commands: Any) -> None:
     command = _command(commands, "log", "inspect", "log", "the kernel log in a dump, as dmesg prints it")
-    command.add_argument("dump")
+    command.add_argument("dump", help="a dump in any format that ghostdump reads")
     _json(command)
 
 
 def _read(commands: Any) -> None:
     command = _command(commands, "read", "inspect", "read", "bytes of a dump's memory, as hexdump -C prints them")
-    command.add_argument("dump")
+    command.add_argument("dump", help="a dump in any format that ghostdump reads")
     command.add_argument("address", type=_typed(parse_value), help="a physical address, such as 0x200000")
     command.add_argument("length", type=_typed(parse_size), help="how much, such as 64 or 4KiB")
     command.add_argument("--virtual", action="store_true", help="the address is one of the kernel's")
@@ -248,14 +250,14 @@ def _read(commands: Any) -> None:
 
 def _diff(commands: Any) -> None:
     command = _command(commands, "diff", "inspect", "diff", "the pages in which two dumps differ")
-    command.add_argument("first")
-    command.add_argument("second")
+    command.add_argument("first", help="a dump")
+    command.add_argument("second", help="another, of whatever format")
     _json(command)
 
 
 def _verify(commands: Any) -> None:
     command = _command(commands, "verify", "recover", "verify", "check every frame of the dump, and copy nothing")
-    command.add_argument("image")
+    command.add_argument("image", help="an image that no machine runs on")
     _key_file(command)
     _json(command)
 

@@ -120,8 +120,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], announcement: int, mountpoi
                 machine.close()
         said = pipe.read()
     if not said:
-        process.wait()
-        raise MountError(_how_it_crashed(mountpoint))
+        raise MountError(_how_it_crashed(mountpoint, process.wait()))
     answer: dict[str, Any] = json.loads(said)
     if "error" in answer:
         process.wait()
@@ -130,21 +129,24 @@ def _wait_until_up(process: subprocess.Popen[bytes], announcement: int, mountpoi
     return facts
 
 
-def _how_it_crashed(mountpoint: str) -> str:
+def _how_it_crashed(mountpoint: str, exit_code: int) -> str:
     """What became of a machine that ended without a word to us, once its standby has written what it could."""
     machine = runtime.find(mountpoint)
     if machine is None:
-        return "the machine ended before it was up; run it with --foreground to see why"
+        return f"the machine ended before it was up ({_how_it_ended(exit_code)})"
     watch_standby(machine, "dump")
     mountinfo.clear(mountpoint)
-    facts = describe(machine)
-    stage, crash = machine.boot_stage.label, facts["crash"] or {}
-    if not crash:
-        return f"the machine ended at boot stage {stage}; run it with --foreground to see why"
-    end = f"the machine crashed at boot stage {stage} ({crash['code']:#x} {crash['text']})"
+    crash = describe(machine)["crash"]
+    said = [f"{crash['code']:#x}" if crash["code"] else "", crash["text"] or _how_it_ended(exit_code)]
+    end = f"the machine crashed at boot stage {machine.boot_stage.label} ({' '.join(filter(None, said))})"
     if crash["verdict"] == Verdict.NONE:
         return f"{end} and left no dump: {crash['reason']}"
     return f"{end}; dump: {describe_dump(crash)}; the next mount takes it out"
+
+
+def _how_it_ended(exit_code: int) -> str:
+    """As subprocess counts: a signal is negative."""
+    return f"{signal.strsignal(-exit_code)}: signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
 
 
 def _stay(process: subprocess.Popen[bytes]) -> int:

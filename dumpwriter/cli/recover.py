@@ -12,16 +12,16 @@ from dumpwriter.cli.convert import STANDARD_OUTPUT, standard_output
 from dumpwriter.cli.keys import dump_opener, volume_key
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import describe_recovery, print_json
-from dumpwriter.commandline import command_line
+from dumpwriter.commandline import command_line, opening_command_line
 from dumpwriter.conversion.conversion import Wish
-from dumpwriter.recovery.crashstore import HostStore
+from dumpwriter.recovery.crashstore import SEALED, HostStore
 from dumpwriter.recovery.offline import holds_sealed_dump, recover_image, recover_sealed_file, verify_image
 from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.report import together
 from dumpwriter.recovery.retention import Retention
 from dumpwriter.recovery.sending import check_sendable, send_image, send_sealed_file
 from dumpwriter.verdict import Verdict
-from vdisk.errors import KeyFileError
+from vdisk.errors import KeyFileError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
     from dumpwriter.recovery.opening import Opener
 
 
-HOW_TO_OPEN = "ghostdump recover FILE --dump-private-key PRIVATE.pem --output DIR opens it"
-
-
 def run(arguments: argparse.Namespace) -> int:
     _wish(arguments).check()
+    if arguments.key_file and holds_sealed_dump(arguments.image):
+        raise UsageError(f"{arguments.image} is a sealed dump, not an encrypted image: leave --key-file out")
     if arguments.output == STANDARD_OUTPUT:
         return _send(arguments)
     new_opener = dump_opener(arguments)
@@ -44,14 +43,14 @@ def run(arguments: argparse.Namespace) -> int:
         elif new_opener is not None:
             report = _recover_file(arguments, new_opener(), show)
         else:
-            raise KeyFileError(f"{arguments.image} is a sealed dump: {HOW_TO_OPEN}")
+            raise KeyFileError(f"{arguments.image} is a sealed dump: {opening_command_line(arguments.image)} opens it")
     code = tell(report, as_json=arguments.json)
     for reason in report.get("unopened", []):
         print(f"ghostdump: another dump stays in {arguments.image}: {reason}", file=sys.stderr)
-    if any(dump["sealed"] for dump in together(report)):
-        print(f"ghostdump: the dump is sealed: {HOW_TO_OPEN}", file=sys.stderr)
-        return FAILED_EXIT_CODE
-    return FAILED_EXIT_CODE if "unopened" in report else code
+    sealed = [os.path.join(dump["path"], SEALED) for dump in together(report) if dump["sealed"] and dump["path"]]
+    for file in sealed:
+        print(f"ghostdump: the dump is sealed: {opening_command_line(file)} opens it", file=sys.stderr)
+    return FAILED_EXIT_CODE if sealed or "unopened" in report else code
 
 
 def _send(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from dumpwriter.cli.show import find_machine
 from dumpwriter.machine.status import machine_is_alive, present_state
 from dumpwriter.secondary import check_name
 from dumpwriter.sizes import format_size
-from vdisk.errors import MountError
+from vdisk.errors import MountError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -44,5 +44,8 @@ def _read(path: str) -> bytes:
     """No more than what is too much already: a file may be as endless as /dev/zero."""
     if path == STANDARD_INPUT:
         return sys.stdin.buffer.read(SHARED_SIZE_BYTES_MAX + 1)
-    with open(path, "rb") as file:
-        return file.read(SHARED_SIZE_BYTES_MAX + 1)
+    try:
+        with open(path, "rb") as file:
+            return file.read(SHARED_SIZE_BYTES_MAX + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None

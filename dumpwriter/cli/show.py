@@ -162,6 +162,8 @@ def _describe_paging(paging: dict[str, Any]) -> str:
 def _describe_standby(standby: dict[str, Any]) -> str:
     if standby["pid"] is None:
         return f"the {STANDBY_NAMES[standby['rank']]} has ended: {standby['reason'] or 'its work is done'}"
+    if "memory_locked" not in standby:  # it tells nobody before the machine needs it
+        return f"{standby['pid']}, for a small dump"
     locked = "memory locked" if standby.get("memory_locked") else "memory not locked (needs root)"
     confined = "confined by seccomp" if standby.get("confined") else "not confined (no seccomp here)"
     return f"{standby['pid']}, {locked}, {confined}"
@@ -250,7 +252,9 @@ def _pages(facts: dict[str, Any]) -> str:
 
 def describe_dump(dump: dict[str, Any]) -> str:
     """One line about what the standby wrote."""
-    line = f"{dump['verdict']}, {_pages(dump)}"
+    line = str(dump["verdict"])
+    if dump["pages_total"]:
+        line += f", {_pages(dump)}"
     if dump["seconds"]:
         rate = dump["bytes_written"] / dump["seconds"]
         line += f", {format_size(dump['bytes_written'])} in {dump['seconds']:.2f} s ({format_size(rate)}/s)"

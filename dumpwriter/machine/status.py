@@ -29,6 +29,8 @@ PAGING_REGISTERS = {
     "failures": Register.PAGE_FAILURES,
 }
 ARMED = (MachineState.ARMED, MachineState.DEGRADED)  # a crash would leave a dump
+NO_WORD = "the standby ended before it could say what it wrote"
+NO_STANDBY = "there was no standby yet that could have written one"
 RUNNING = (*ARMED, MachineState.BOOTING, MachineState.DISARMED, MachineState.STOPPING)
 
 
@@ -117,7 +119,7 @@ def describe_dump(runtime: RuntimeFile) -> dict[str, Any]:
     """The standby's own account of the dump: what recovery will find is for recovery to say."""
     reason = runtime.text(REASON_TEXT)
     if not runtime[Register.VERDICT]:
-        reason = reason or "the standby ended before it could say what it wrote"
+        reason = reason or (NO_WORD if _had_standby(runtime) else NO_STANDBY)
     return {
         "verdict": runtime.verdict() or Verdict.NONE,
         "reason": reason,
@@ -130,6 +132,10 @@ def describe_dump(runtime: RuntimeFile) -> dict[str, Any]:
         "standby": _writer(runtime),
         "seconds": runtime[Register.DUMP_NANOSECONDS] / 1e9,
     }
+
+
+def _had_standby(runtime: RuntimeFile) -> bool:
+    return any(standby[StandbyRegister.PID] for standby in runtime.standbys)
 
 
 def describe_hibernation(runtime: RuntimeFile) -> dict[str, Any]:

@@ -85,10 +85,14 @@ class HostStore:
         self._path = os.path.abspath(path)
         self._unfinished = os.path.join(self._path, UNFINISHED)
         self._files: dict[str, int] = {}
+        self._made: list[str] = []
+        if os.path.exists(self._path) and not os.path.isdir(self._path):
+            raise RecoveryError(f"{path} is there, and is no directory: name one, or a place where one can be made")
         try:
-            _make_directories(self._path)
+            _make_directories(self._path, self._made)
             self._lock = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
+            self._unmake()
             raise RecoveryError(f"cannot make {path}: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,7 +101,9 @@ class HostStore:
             raise RecoveryError(f"another recovery is writing to {path}: wait for it, or name another place") from None
 
     def close(self) -> None:
+        """What was made for a crash that did not come is taken away again."""
         self._close_files()
+        self._unmake()
         os.close(self._lock)
 
     def describe(self, name: str) -> str:
@@ -170,6 +176,11 @@ class HostStore:
             file.write(content)
             os.fsync(file.fileno())
 
+    def _unmake(self) -> None:
+        with contextlib.suppress(OSError):  # not empty: a crash is in it, or somebody else's file
+            while self._made:
+                os.rmdir(self._made.pop())
+
     def _open(self, file: str) -> int:
         if file not in self._files:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -185,13 +196,14 @@ def _is_ours(file: str) -> bool:
     return file in OWN_FILES or file.startswith(FILE_PREFIX)
 
 
-def _make_directories(path: str) -> None:
-    """Make what is missing on the way, each durable in its parent."""
+def _make_directories(path: str, made: list[str]) -> None:
+    """Make what is missing on the way, each durable in its parent, and add it to `made`."""
     if os.path.isdir(path):
         return
     parent = os.path.dirname(path)
-    _make_directories(parent)
+    _make_directories(parent, made)
     os.mkdir(path, 0o700)
+    made.append(path)
     _sync_directory(parent)
 
 

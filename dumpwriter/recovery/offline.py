@@ -6,6 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dumpwriter.commandline import opening_command_line
 from dumpwriter.conversion.conversion import AS_ELF
 from dumpwriter.formats.region import DumpEnding, DumpLevel, DumpState
 from dumpwriter.recovery.carving import carve
@@ -106,9 +107,22 @@ def opened_disk(descriptor: int, key: Secret = NO_KEY) -> Iterator[OfflineDisk]:
         yield OfflineDisk(device, area, area.read())
 
 
+@contextlib.contextmanager
+def naming_image(path: str) -> Iterator[None]:
+    """As `naming`; and what is no image may still be something that we know."""
+    try:
+        with naming(path):
+            yield
+    except NotAnImageError:
+        if os.path.isfile(path) and holds_sealed_dump(path):
+            how = opening_command_line(path)
+            raise NotAnImageError(f"{path} is a sealed dump, and no image: {how} opens it") from None
+        raise
+
+
 def unlock_image(path: str, ask: Callable[[], Secret]) -> Secret:
     """The volume key of an image, whoever uses it; `NO_KEY` for a plain one. See `vdisk.volume.key_of`."""
-    with naming(path), opened_device(open_unlocked(path)) as device:
+    with naming_image(path), opened_device(open_unlocked(path)) as device:
         return key_of(device, ask)
 
 
@@ -215,7 +229,7 @@ def recover_sealed_file(
 
 def verify_image(path: str, progress: Callable[[int, int], None], key: Secret = NO_KEY) -> dict[str, Any]:
     """Check every frame and copy nothing."""
-    with naming(path), opened_disk(open_locked(path, read_only=True), key) as disk:
+    with naming_image(path), opened_disk(open_locked(path, read_only=True), key) as disk:
         reports = []
         for place in untaken_places(disk.record) or taken_places(disk.record):
             findings = recover(source_of(*disk, place).region, place.identity, Survey(), progress)
@@ -229,7 +243,7 @@ def describe_image(path: str, key: Secret = NO_KEY) -> dict[str, Any]:
     Without the key of an encrypted image, what its region holds is not told.
     """
     descriptor = open_unlocked(path)
-    with naming(path), opened_disk(descriptor, key) as disk:
+    with naming_image(path), opened_disk(descriptor, key) as disk:
         record = disk.record
         is_readable = bool(key) or not is_encrypted(record)
         facts: dict[str, Any] = {
@@ -264,7 +278,7 @@ def _last_run_of(disk: OfflineDisk, path: str) -> LastRun:
 
 def recorded_extents(path: str) -> ExtentMap:
     """The extents of the region as the boot area has them. Raises `FormatError` where there never was a region."""
-    with naming(path), opened_disk(open_unlocked(path)) as disk:
+    with naming_image(path), opened_disk(open_unlocked(path)) as disk:
         if disk.record.region_state == RegionState.NONE:
             raise FormatError("never armed: no region is recorded yet")
         return disk.area.read_extents(disk.record)
