@@ -25,7 +25,7 @@ CRASH_MUST_NOT_REACH = ("vdisk.ext4", "vdisk.mount", "vdisk.filesystem", "pyfuse
 
 COMPOSER = "dumpwriter.machine"
 FACES_THE_USER = "dumpwriter.cli"
-PURE = ("dumpwriter.export", "dumpwriter.linux", "dumpwriter.inspection")
+PURE = ("dumpwriter.export", "dumpwriter.dumpfile", "dumpwriter.linux", "dumpwriter.inspection")
 DOES_IO = ("io", "mmap", "os", "pathlib", "shutil", "socket", "subprocess", "tempfile")
 
 
@@ -62,10 +62,14 @@ def test_crash_path_and_recovery_never_reach_the_filesystem() -> None:
     assert not wrong, f"use the block device, or move the import into {list(MAY_USE_THE_FILESYSTEM)}: {wrong}"
 
 
-def test_dump_formats_do_no_io() -> None:
-    pure = ("dumpwriter.export", "dumpwriter.dumpfile")
-    wrong = [name for name in importing(PRODUCT, *DOES_IO) if is_within(name, *pure)]
+def test_what_knows_formats_and_kernels_does_no_io() -> None:
+    wrong = [name for name in importing(PRODUCT, *DOES_IO) if is_within(name, *PURE)]
     assert not wrong, f"{wrong} do I/O: take a read function and a sink from the caller"
+
+
+def test_who_reads_a_kernel_takes_nothing_from_who_lays_one_out() -> None:
+    wrong = [name for name in importing(PRODUCT, "dumpwriter.memory") if is_within(name, "dumpwriter.linux")]
+    assert not wrong, f"{wrong} would share its mistakes: read what VMCOREINFO says"
 
 
 def test_one_place_composes_everything() -> None:
