@@ -23,6 +23,10 @@ class SimulatedReader:
         self.memory = memory
         self.missing = frozenset(missing)
 
+    @property
+    def page_count(self) -> int:
+        return self.memory.size_bytes // PAGE - len(self.missing)
+
     def read_physical(self, address: int, length_bytes: int) -> bytes:
         touched = range(address // PAGE, (address + length_bytes - 1) // PAGE + 1)
         if not self.missing.isdisjoint(touched) or address + length_bytes > self.memory.size_bytes:
@@ -36,6 +40,10 @@ class SparseReader:
     def __init__(self) -> None:
         self.pages: dict[int, bytearray] = {}
         self.reads = 0
+
+    @property
+    def page_count(self) -> int:
+        return len(self.pages)
 
     def write(self, address: int, content: bytes) -> None:
         for position, byte in enumerate(content, address):

@@ -197,6 +197,14 @@ def test_pages_whose_descriptors_are_missing_are_kept(simulated: SimulatedMemory
         list(everything.excluded())
 
 
+def test_memory_that_a_file_only_claims_costs_no_time(simulated: SimulatedMemory) -> None:
+    reader, info = SimulatedReader(simulated.memory), vmcoreinfo_of(simulated)
+    claimed = [PageRun(0, 1 << 40)]
+    with pytest.raises(FormatError, match="the 4096 pages in the dump cannot hold the descriptors of 1099511627776"):
+        PageFilter(claimed, reader, info, 31)
+    assert list(PageFilter(claimed, reader, info, 1).excluded()) == []
+
+
 @settings(max_examples=200)
 @given(
     st.sampled_from(

@@ -18,7 +18,13 @@ import numpy as np
 
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
 from dumpwriter.linux.address_space import kernel_address_space
-from dumpwriter.linux.page_descriptors import described_end, find_memory_model, read_descriptors, stretches
+from dumpwriter.linux.page_descriptors import (
+    described_end,
+    descriptor_size,
+    find_memory_model,
+    read_descriptors,
+    stretches,
+)
 from dumpwriter.linux.page_rules import Left, Level, PageRules, Verdicts
 from vdisk.errors import FormatError, UsageError
 
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
 
     from dumpwriter.linux.address_space import AddressSpace
     from dumpwriter.linux.page_descriptors import MemoryModel, Stretch
-    from dumpwriter.linux.physical import PhysicalReader
+    from dumpwriter.linux.physical import PageReader
     from dumpwriter.linux.vmcoreinfo import Vmcoreinfo
 
 LEVELS = range(32)
@@ -50,7 +56,7 @@ class PageFilter:
     cannot be read are kept; `undescribed` counts them once `judge` is through.
     """
 
-    def __init__(self, memory: Sequence[PageRun], reader: PhysicalReader, info: Vmcoreinfo | None, level: int) -> None:
+    def __init__(self, memory: Sequence[PageRun], reader: PageReader, info: Vmcoreinfo | None, level: int) -> None:
         if level not in LEVELS:
             raise UsageError(f"{level} is no dump level: give a number from 0 to {LEVELS.stop - 1}")
         asks_for_descriptors = bool(Level(level) & ~Level.ZERO)
@@ -111,7 +117,8 @@ class _Kernel(NamedTuple):
     rules: PageRules | None
 
 
-def _look_at(memory: Sequence[PageRun], reader: PhysicalReader, info: Vmcoreinfo, level: Level) -> _Kernel:
+def _look_at(memory: Sequence[PageRun], reader: PageReader, info: Vmcoreinfo, level: Level) -> _Kernel:
+    _check_size(memory, reader, info)
     space = kernel_address_space(reader, info)
     end_page = memory[-1].first_page + memory[-1].page_count if memory else 0
     model = find_memory_model(space, info, end_page)
@@ -119,6 +126,13 @@ def _look_at(memory: Sequence[PageRun], reader: PhysicalReader, info: Vmcoreinfo
     rules = PageRules(info, level) if asks_for_descriptors else None
     described = described_end(model, memory)
     return _Kernel(space, model, end_page if described is None else described, rules)
+
+
+def _check_size(memory: Sequence[PageRun], reader: PageReader, info: Vmcoreinfo) -> None:
+    """Descriptors lie in memory themselves. So a file cannot claim more pages than it takes the time to look at."""
+    page_count = sum(run.page_count for run in memory)
+    if page_count * descriptor_size(info) > reader.page_count * PAGE_SIZE_BYTES:
+        raise FormatError(f"the {reader.page_count} pages in the dump cannot hold the descriptors of {page_count}")
 
 
 class _Block(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
+from dumpwriter.dumpfile.pageruns import PageRuns
 from dumpwriter.formats.region import PAGE_SIZE_BYTES
 from vdisk.errors import PageMissingError
 
@@ -21,12 +22,24 @@ class PhysicalReader(Protocol):
         """Raises `PageMissingError` where the dump lacks a page of it. The caller bounds the length."""
 
 
+class PageReader(PhysicalReader, Protocol):
+    """One whose size is known, for those who look at every page."""
+
+    @property
+    def page_count(self) -> int:
+        """How many pages it holds."""
+
+
 class DumpMemory:
     """The pages of a dump."""
 
     def __init__(self, dump: Dump) -> None:
         self._dump = dump
         self._page = lru_cache(CACHED_PAGES)(self._read_page)
+
+    @property
+    def page_count(self) -> int:
+        return PageRuns.of(self._dump.contents.present).page_count
 
     def read_physical(self, address: int, length_bytes: int) -> bytes:
         first_page, inside_bytes = divmod(address, PAGE_SIZE_BYTES)
