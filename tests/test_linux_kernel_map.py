@@ -43,11 +43,14 @@ def info_of(symbol: int) -> Vmcoreinfo:
     return parse_vmcoreinfo(f"SYMBOL(_stext)={symbol:x}\n".encode())
 
 
-def moved(levels: int, direct_map: int, image_bytes: int) -> AddressSpace:
-    """A kernel whose image and whose map of memory were moved."""
+def moved(levels: int, direct_map: int, image_bytes: int, *, gap_bytes: int = 0) -> AddressSpace:
+    """A kernel whose image and whose map of memory were moved; the image goes on for 2 MiB behind a gap."""
     reader = SparseReader()
     map_large_page(reader, levels, direct_map, 0)
     for inside in range(0, image_bytes, 2 * MIB):
+        map_large_page(reader, levels, TEXT_MAP + 0x1E00_0000 + inside, 6 * MIB + inside)
+    if gap_bytes:
+        inside = image_bytes + gap_bytes
         map_large_page(reader, levels, TEXT_MAP + 0x1E00_0000 + inside, 6 * MIB + inside)
     return AddressSpace(reader, TOP, levels, ADDRESS_BITS, TEXT_MAP + GIB, 0)
 
@@ -75,11 +78,23 @@ def test_a_kernel_that_was_moved(levels: int, direct_map: int) -> None:
     )
 
 
+@pytest.mark.parametrize(("gap_bytes", "image_bytes"), [(2 * MIB, 10 * MIB), (8 * MIB, 16 * MIB), (10 * MIB, 6 * MIB)])
+def test_an_image_goes_on_behind_what_was_given_back(gap_bytes: int, image_bytes: int) -> None:
+    space = moved(4, 0xFFFF_8880_0000_0000, 6 * MIB, gap_bytes=gap_bytes)
+    image = virtual_ranges(space, info_of(TEXT_MAP + 0x1E00_0000))[1]
+    assert image == VirtualRange(6 * MIB, image_bytes, TEXT_MAP + 0x1E00_0000)
+
+
 def test_an_image_that_is_not_mapped_is_left_out() -> None:
     space = moved(4, 0xFFFF_8880_0000_0000, 0)
     for symbol in (TEXT_MAP + 0x1E00_1000, 0, 0x1000, (1 << 64) - 1):
         everything = VirtualRange(0, DIRECT_MAP_SIZE_BYTES, 0xFFFF_8880_0000_0000)
         assert virtual_ranges(space, info_of(symbol)) == (everything,)
+
+
+def test_without_tables_nothing_says_where_the_image_ends() -> None:
+    space = AddressSpace(SparseReader(), TOP, 4, ADDRESS_BITS, TEXT_MAP + GIB, 0)
+    assert virtual_ranges(space, info_of(TEXT_MAP)) == ()
 
 
 def test_where_no_map_of_memory_is_there_the_image_still_is() -> None:

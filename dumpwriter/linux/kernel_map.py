@@ -11,21 +11,23 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from dumpwriter.export.about import VirtualRange
+from dumpwriter.formats.region import PAGE_SIZE_BYTES
 from dumpwriter.linux.address_space import LEVELS, TEXT_MAP, Level
 from vdisk.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dumpwriter.linux.address_space import AddressSpace
+    from dumpwriter.linux.address_space import AddressSpace, Mapping
     from dumpwriter.linux.vmcoreinfo import Vmcoreinfo
 
 DIRECT_MAP_SIZE_BYTES = 1 << 46
 CANDIDATES_MAX = 1 << 12
 IMAGE_PIECES_MAX = 1 << 15  # 128 MiB where every page is one of 4 KiB
+IMAGE_GAP_MAX_BYTES = 8 << 20  # what a kernel gives back of itself when it has started
 _IMAGE_ALIGNMENT_BYTES = 2 << 20
 _GIGABYTE_SHIFT = 30
-_TABLE_BYTES, _ENTRY_BYTES, _PRESENT = 4096, 8, 1
+_ENTRY_BYTES, _PRESENT = 8, 1
 
 
 def virtual_ranges(space: AddressSpace, info: Vmcoreinfo) -> tuple[VirtualRange, ...]:
@@ -45,40 +47,42 @@ def virtual_ranges(space: AddressSpace, info: Vmcoreinfo) -> tuple[VirtualRange,
 
 
 def _image(space: AddressSpace, info: Vmcoreinfo) -> list[VirtualRange]:
-    """From its first symbol on, as far as one physical page follows the other."""
+    """From its first symbol on, as far as physical addresses keep pace; memory that was given back leaves gaps."""
     first_symbol = info.symbols.get("_stext", 0)
-    if not TEXT_MAP <= first_symbol < space.text_end:
+    start = first_symbol - first_symbol % _IMAGE_ALIGNMENT_BYTES
+    first = _find(space, start) if TEXT_MAP <= start < space.text_end else None
+    if first is None:
         return []
-    start = end = first_symbol - first_symbol % _IMAGE_ALIGNMENT_BYTES
-    physical_bytes = -1
-    try:
-        physical_bytes = space.physical(start)
-        for _ in range(IMAGE_PIECES_MAX):
-            found = space.find(end)
-            if found.physical != physical_bytes + end - start or end >= space.text_end:
-                break
-            end += found.length_bytes
-    except FormatError:
-        pass  # the end of what is mapped
+    position = end = start + first.length_bytes
+    for _ in range(IMAGE_PIECES_MAX):
+        found = _find(space, position)
+        if found is not None and found.physical - first.physical != position - start:
+            break
+        position += found.length_bytes if found else PAGE_SIZE_BYTES
+        end = position if found else end
+        if position >= space.text_end or position - end > IMAGE_GAP_MAX_BYTES:
+            break
     length_bytes = min(end, space.text_end) - start
-    is_memory = 0 <= physical_bytes <= DIRECT_MAP_SIZE_BYTES - length_bytes
-    return [VirtualRange(physical_bytes, length_bytes, start)] if length_bytes and is_memory else []
+    is_memory = first.physical <= DIRECT_MAP_SIZE_BYTES - length_bytes
+    return [VirtualRange(first.physical, length_bytes, start)] if is_memory else []
+
+
+def _find(space: AddressSpace, address: int) -> Mapping | None:
+    """By the tables alone: without them, nothing says where the image ends."""
+    try:
+        return space._replace(text_end=0).find(address)
+    except FormatError:
+        return None
 
 
 def _direct_map(space: AddressSpace) -> int | None:
     levels = LEVELS[space.level_count]
     upper_half = (1 << 64) - (1 << (levels[0].shift + 8))
     for address in islice(_gigabytes(space, space.top_table, levels, upper_half), CANDIDATES_MAX):
-        if address is not None and address < TEXT_MAP and _leads_to(space, address + space.top_table, space.top_table):
+        found = _find(space, address + space.top_table) if address is not None and address < TEXT_MAP else None
+        if found is not None and found.physical == space.top_table:
             return address
     return None
-
-
-def _leads_to(space: AddressSpace, address: int, physical_bytes: int) -> bool:
-    try:
-        return space.physical(address) == physical_bytes
-    except FormatError:
-        return False
 
 
 def _gigabytes(space: AddressSpace, table: int, levels: Sequence[Level], base: int) -> Iterator[int | None]:
@@ -86,10 +90,10 @@ def _gigabytes(space: AddressSpace, table: int, levels: Sequence[Level], base: i
     yield None
     level = levels[0]
     try:
-        content = space.reader.read_physical(table, _TABLE_BYTES)
+        content = space.reader.read_physical(table, PAGE_SIZE_BYTES)
     except FormatError:
         return
-    for index in range((base >> level.shift) & 511, _TABLE_BYTES // _ENTRY_BYTES):
+    for index in range((base >> level.shift) & 511, PAGE_SIZE_BYTES // _ENTRY_BYTES):
         entry = int.from_bytes(content[index * _ENTRY_BYTES : (index + 1) * _ENTRY_BYTES], "little")
         address = (base & -(512 << level.shift)) | (index << level.shift)
         if entry & _PRESENT and level.shift == _GIGABYTE_SHIFT:
