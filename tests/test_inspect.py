@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import shutil
 import subprocess
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dumpwriter.dumpfile.file import File
+from dumpwriter.dumpfile.opening import open_dump
 from dumpwriter.export.notes import pack_notes, prstatus_note
+from dumpwriter.inspection.facts import describe_dump
 from dumpwriter.inspection.hexdump import hexdump
 from dumpwriter.memory import kernel
 from dumpwriter.memory.simulated import SimulatedMemory
 from tests.builders.elf_writer import ElfCoreBuilder, Piece
 from tests.machines import Machine
 from tests.vmcores import run_reader, write_vmcore
+from vdisk.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,6 +170,42 @@ def test_a_dump_without_vmcoreinfo_is_told_as_far_as_it_goes(cli: Machine, tmp_p
     assert (facts["cpus"][0]["pid"], facts["cpus"][0]["registers"]["rip"]) == (7, 0x1234)
     assert "not known" in cli.run("inspect", "core").stdout
     assert "no VMCOREINFO" in cli.run("log", "core", check=1).stderr
+
+
+class Bytes(File):
+    """A file in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(len(content))
+        self._content = content
+
+    def _fill(self, offset_bytes: int, buffer: memoryview) -> None:
+        buffer[:] = self._content[offset_bytes : offset_bytes + len(buffer)]
+
+
+def test_a_scribbled_dump_is_told_of_or_refused(simulated: SimulatedMemory, tmp_path: Path) -> None:
+    """Words and digits change where a kernel says something: headers, VMCOREINFO, page tables, log, descriptors."""
+    simulated.bugcheck(0xD1, (1, 2, 3, 4), "scribbled")
+    layout = write_vmcore(tmp_path / "vmcore", simulated.memory)
+    content = (tmp_path / "vmcore").read_bytes()
+    memory = layout.file_offset_bytes(0)
+    numbers = [found.span(1) for found in re.finditer(rb"=(-?[0-9a-f]+)\n", content[:memory])]
+    starts = (kernel.UTS_NAMESPACE, kernel.PRINTK_VARIABLES, kernel.PRINTK_BUFFER, kernel.PAGE_TABLES)
+    descriptors = kernel.KernelMap(simulated.memory.size_bytes).page_descriptors
+    areas = [(0, memory), *((memory + start, 512) for start in (*starts, descriptors, kernel.MEM_MAP_POINTER))]
+    chance, told = random.Random(1), 0
+    for _ in range(150):
+        scribbled = bytearray(content)
+        for _ in range(chance.randint(1, 4)):
+            start, end = chance.choice(numbers)
+            scribbled[start:end] = bytes(chance.choice(b"0123456789abcdef-") for _ in range(end - start))
+            place, length = chance.choice(areas)
+            place += chance.randrange(length)
+            scribbled[place : place + 8] = chance.choice((bytes(8), b"\xff" * 8, chance.randbytes(8)))
+        with suppress(FormatError):
+            assert describe_dump(open_dump(Bytes(bytes(scribbled))))["pages_total"] > 0
+            told += 1
+    assert told > 100
 
 
 def test_no_text_of_a_dump_steers_the_terminal(cli: Machine, simulated: SimulatedMemory, tmp_path: Path) -> None:
