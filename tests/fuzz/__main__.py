@@ -13,15 +13,22 @@ import os
 import resource
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import atheris
 
-with atheris.instrument_imports(include=["dumpwriter.dumpfile", "dumpwriter.export", "dumpwriter.conversion"]):
+with atheris.instrument_imports(
+    include=["dumpwriter.dumpfile", "dumpwriter.export", "dumpwriter.conversion", "dumpwriter.linux"]
+):
     from tests.fuzz.targets import TARGETS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MEMORY_LIMIT_BYTES = 1 << 30
 INPUT_LIMIT_SECONDS = 5
 PROGRAM_BYTES_MAXIMUM = 192
+RUNS_OF_A_PROCESS = 10_000
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -30,11 +37,17 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all of them by default")
     parser.add_argument("--runs", type=int, default=10_000, help="how many inputs for each target")
     arguments = parser.parse_args()
-    return max([_in_a_process_of_its_own(name, arguments.runs) for name in arguments.targets or TARGETS])
+    slices = [(name, runs) for name in arguments.targets or TARGETS for runs in _slices(arguments.runs)]
+    return max([_in_a_process_of_its_own(name, runs) for name, runs in slices])
+
+
+def _slices(runs: int) -> Iterator[int]:
+    for done in range(0, runs, RUNS_OF_A_PROCESS):
+        yield min(RUNS_OF_A_PROCESS, runs - done)
 
 
 def _in_a_process_of_its_own(name: str, runs: int) -> int:
-    """The library ends the process when it is through."""
+    """The library ends the process when it is through, and grows with every input."""
     child = os.fork()
     if child == 0:
         fuzz(name, runs)

@@ -15,6 +15,7 @@ from tests.dumpreading import open_or_refuse
 from tests.fuzz import seeds
 from tests.fuzz.conversions import converted_dump
 from tests.fuzz.edits import edited
+from tests.fuzz.kernels import edited_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,4 +44,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     **{name: partial(edited_dump, name) for name in SEEDS},
     "bytes": any_bytes,
     "conversion": converted_dump,
+    "kernel": edited_kernel,
 }
