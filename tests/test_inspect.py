@@ -243,6 +243,6 @@ def test_a_report_that_is_of_something_else_is_not_told(
 
 def test_what_a_report_says_is_escaped(cli: Machine, simulated: SimulatedMemory, tmp_path: Path) -> None:
     write_vmcore(tmp_path / "vmcore", simulated.memory)
-    report = {"pages_present": 16 * MIB // PAGE, "verdict": "\x1b[2J", "reason": ["x"]}
+    report = {"pages_written": 16 * MIB // PAGE, "verdict": "\x1b[2J", "reason": ["x"]}
     (tmp_path / "report.json").write_text(json.dumps(report))
     assert "report     \\x1b[2J: ['x']" in cli.run("inspect", "vmcore").stdout

@@ -69,7 +69,8 @@ def test_gdb_and_drgn_read_the_recovered_memory(machine: Machine) -> None:
     load = ElfCoreFile(vmcore.read_bytes()).loads[0]
     address = load.physical + 0x3000
     expected = vmcore.read_bytes()[load.offset + 0x3000 : load.offset + 0x3008]
-    said = run_reader("gdb", "-batch", "-c", str(vmcore), "-ex", f"x/8xb {address:#x}", cwd=machine.directory)
+    seen = f"x/8xb {load.virtual + 0x3000:#x}"
+    said = run_reader("gdb", "-batch", "-c", str(vmcore), "-ex", seen, cwd=machine.directory)
     assert bytes(int(word, 16) for word in said.splitlines()[-1].split(":")[1].split()) == expected
     drgn = pytest.importorskip("drgn", reason="drgn is not installed")
     program = drgn.Program()

@@ -16,6 +16,6 @@ def report_about(document: object, dump: Dump) -> dict[str, Any] | None:
     """The part of a report that says more than the dump does; None where it counts other pages than the dump has."""
     if not isinstance(document, dict):
         return None
-    if document.get("pages_present") != PageRuns.of(dump.contents.present).page_count:
+    if document.get("pages_written") != PageRuns.of(dump.contents.present).page_count:
         return None
     return {field: document.get(field) for field in TOLD}

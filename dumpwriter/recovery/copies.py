@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dumpwriter.conversion.conversion import describe, export_of, select_for
 from dumpwriter.conversion.levels import left_out_of
+from dumpwriter.conversion.machine import about_machine
+from dumpwriter.conversion.selection import NO_PAGES
 from dumpwriter.dumpfile.dump import Contents
 from dumpwriter.dumpfile.pageruns import PageRuns
 from dumpwriter.export.about import About
@@ -14,7 +16,7 @@ from dumpwriter.export.export import Piece
 from dumpwriter.export.notes import why_unreadable
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
 from dumpwriter.recovery.crashstore import SEALED
-from dumpwriter.recovery.founddump import FoundDump, FrameIndex
+from dumpwriter.recovery.founddump import FoundDump
 from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.verdict import Verdict
 from vdisk.errors import ConversionError
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
 
     from dumpwriter.conversion.conversion import Wish
     from dumpwriter.conversion.outputs import Output
+    from dumpwriter.formats.region import DumpHeader
     from dumpwriter.recovery.crashstore import CrashStore
     from dumpwriter.recovery.extraction import DumpSource, Progress
-    from dumpwriter.recovery.opening import Opener
+    from dumpwriter.recovery.founddump import FrameIndex
     from dumpwriter.recovery.scan import Findings
 
 PARAMETERS = struct.Struct("<4Q")
@@ -80,16 +83,22 @@ class StoredFile:
 class ExportedCopy:
     """The dump as others' tools read it. Pages of zeros stay holes, where the format has room for holes.
 
-    Raises `ConversionError` where the format cannot hold what there is.
+    `index` is the opener that the dump was found with. Raises `ConversionError` where the format cannot hold what there
+    is, and `FormatError` where a level is asked for and the memory does not tell what its pages hold.
     """
 
-    def __init__(self, source: DumpSource, findings: Findings, opener: Opener, wish: Wish) -> None:
+    def __init__(self, source: DumpSource, findings: Findings, index: FrameIndex, wish: Wish) -> None:
         self.file = wish.target.file
         contents = contents_of(findings)
         self._notes_dropped = why_unreadable(contents.notes)
-        self._selection = select_for(contents, wish, _excluded(source, contents, opener, wish.level))
-        self._export = export_of(contents, about_findings(findings), self._selection, wish)
-        self._opener = opener
+        memory = FoundDump(source.disk, source.identity, index, contents) if source.disk else None
+        if memory is None and wish.level is not None:
+            raise ConversionError("-d: take the dump out without it, and let ghostdump convert -d leave pages out")
+        excluded = left_out_of(memory, wish.level).pages if memory else NO_PAGES
+        self._selection = select_for(contents, wish, excluded)
+        about = about_machine(memory) if memory else About.of_notes(contents.notes)
+        self._export = export_of(contents, about_crash(about, findings.header), self._selection, wish)
+        self._opener = index.opener
         self._wish = wish
 
     def write(self, source: DumpSource, output: Output, progress: Progress) -> Findings:
@@ -155,17 +164,6 @@ class SealedCopy:
         self._size_bytes += piece.nbytes
 
 
-def _excluded(source: DumpSource, contents: Contents, opener: Opener, level: int | None) -> PageRuns:
-    """What the level leaves out. To know it takes a third reading, for the memory is then read here and there."""
-    if level is None:
-        return PageRuns.of(())
-    if source.disk is None:
-        raise ConversionError("-d: take the dump out without it first; ghostdump convert -d then leaves pages out")
-    index = FrameIndex(opener)
-    source.read(Survey(), lambda *_: None, index)
-    return left_out_of(FoundDump(source.disk, source.identity, index, contents), level).pages
-
-
 def contents_of(findings: Findings) -> Contents:
     """A dump that was found, as one that can be exported. Where the memory map is lost, memory is what was found."""
     known = findings.metadata
@@ -178,14 +176,13 @@ def contents_of(findings: Findings) -> Contents:
     )
 
 
-def about_findings(findings: Findings) -> About:
-    """What notes and header of a dump say of the machine."""
-    about = About.of_notes(findings.metadata.notes if findings.metadata else b"")
-    if findings.header is None:
+def about_crash(about: About, header: DumpHeader | None) -> About:
+    """With what the header of the dump says of why and when the machine stopped."""
+    if header is None:
         return about
-    first, second, third, fourth = PARAMETERS.unpack(findings.header.bugcheck_parameters)
+    first, second, third, fourth = PARAMETERS.unpack(header.bugcheck_parameters)
     return about._replace(
-        crash_seconds=about.crash_seconds or findings.header.crash_time_ns // 10**9,
-        bugcheck_code=findings.header.bugcheck_code,
+        crash_seconds=about.crash_seconds or header.crash_time_ns // 10**9,
+        bugcheck_code=header.bugcheck_code,
         bugcheck_parameters=(first, second, third, fourth),
     )

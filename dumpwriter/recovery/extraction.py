@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from dumpwriter.conversion.conversion import AS_ELF
 from dumpwriter.recovery.copies import ExportedCopy, SealedCopy, StoredFile, Survey
 from dumpwriter.recovery.crashstore import REPORT, REPORT_SIZE_BYTES_MAX
+from dumpwriter.recovery.founddump import TWO_ANSWERS, FrameIndex
 from dumpwriter.recovery.places import PlaceKind
 from dumpwriter.recovery.report import as_iso_time, describe_findings, iso_time
 from dumpwriter.recovery.retention import NUMBER_MAX, next_number, numbered, superseded
@@ -117,14 +118,14 @@ def extract(
     A verdict of NONE copies nothing. Raises `RecoveryError` where the store has no room or fails, `KeyFileError` where
     the opener's key opens nothing, `ConversionError` where the format cannot hold the dump, which is then as it was.
     """
-    survey = Survey()
-    findings = source.read(survey, lambda done, total: progress(done, 2 * total), opener)
+    survey, index = Survey(), FrameIndex(opener)
+    findings = source.read(survey, lambda done, total: progress(done, 2 * total), index)
     report = describe_findings(findings, source.identity) | {"kind": source.kind}
     if findings.verdict == Verdict.NONE:
         if opener.why_nothing():
             raise KeyFileError(opener.why_nothing())
         return Extraction(findings, report | {"path": None})
-    copy = SealedCopy(findings) if findings.is_closed else ExportedCopy(source, findings, opener, wish)
+    copy = SealedCopy(findings) if findings.is_closed else ExportedCopy(source, findings, index, wish)
     report |= copy.describe()
     known = _already_there(store, report, copy.file)
     if known is not None:
@@ -171,7 +172,7 @@ def _copy(
     again = copy.write(source, StoredFile(store, copy.file), lambda done, total: progress(total + done, 2 * total))
     if (again.present, again.secondary) != (findings.present, findings.secondary):
         store.abandon()
-        raise RecoveryError("the disk gave two different answers while the dump was read: run the recovery again")
+        raise RecoveryError(TWO_ANSWERS)
     for blob in findings.secondary.found:
         store.write(FILE_PREFIX + blob.name, 0, blob.content)
     name = _next_name(store)

@@ -13,7 +13,7 @@ from dumpwriter.formats.region import PAGE_SIZE_BYTES, SLOT_SIZE_BYTES, FrameKin
 from dumpwriter.frames import decode_header, payload_is_true
 from dumpwriter.recovery.opening import Opened
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
-from vdisk.errors import RecoveryError
+from vdisk.errors import DeviceError, RecoveryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vdisk.blockdevice import BlockDevice
 
 CACHED_FRAMES = 16
+TWO_ANSWERS = "the disk gave two different answers while the dump was read: run the recovery again"
 
 
 class FrameIndex:
@@ -111,16 +112,22 @@ class FoundDump:
             if run.first_page == self._index.first_pages[row]:
                 return payload[inside_bytes : inside_bytes + length_bytes]
             inside_bytes += run.page_count * PAGE_SIZE_BYTES
-        raise RecoveryError("the disk gave two different answers while the dump was read: run the recovery again")
+        raise RecoveryError(TWO_ANSWERS)
+
+    def _read(self, physical_bytes: int, buffer: memoryview) -> None:
+        try:
+            self._disk.read_into(physical_bytes, buffer)
+        except DeviceError:
+            raise RecoveryError(TWO_ANSWERS) from None
 
     def _read_frame(self, number: int) -> tuple[Frame, bytes]:
         slot = memoryview(bytearray(SLOT_SIZE_BYTES))
         end_bytes = 0
         for physical_bytes, length_bytes in self._index.places(number):
-            self._disk.read_into(physical_bytes, slot[end_bytes : end_bytes + length_bytes])
+            self._read(physical_bytes, slot[end_bytes : end_bytes + length_bytes])
             end_bytes += length_bytes
         frame = decode_header(slot[:BLOCK_SIZE_BYTES], self._identity)
         is_true = frame is not None and frame.size_bytes == end_bytes and payload_is_true(slot, frame)
         if frame is None or not is_true or self._index.opener.open(frame, slot) is not Opened.OPEN:
-            raise RecoveryError("the disk gave two different answers while the dump was read: run the recovery again")
+            raise RecoveryError(TWO_ANSWERS)
         return frame, bytes(slot[BLOCK_SIZE_BYTES:end_bytes])

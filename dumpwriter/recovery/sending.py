@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dumpwriter.conversion.formats import FORMATS
 from dumpwriter.recovery.copies import ExportedCopy, Survey
+from dumpwriter.recovery.founddump import FrameIndex
 from dumpwriter.recovery.offline import opened_disk, opened_file, sealed_source, source_of
 from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.places import reason_for_none, untaken_places
@@ -65,13 +66,14 @@ def send(source: DumpSource, output: Stream, wish: Wish, progress: Progress, ope
     Raises `KeyFileError` where it is sealed and the opener does not open it, `ConversionError` where the format cannot
     hold it or nobody reads it, `RecoveryError` where the disk does not read twice alike.
     """
-    found = source.read(Survey(), lambda done, total: progress(done, 2 * total), opener)
+    index = FrameIndex(opener)
+    found = source.read(Survey(), lambda done, total: progress(done, 2 * total), index)
     if opener.why_nothing() or found.is_closed:
         raise KeyFileError(opener.why_nothing() or "the dump is sealed: give --dump-private-key PRIVATE.pem")
     report = describe_findings(found, source.identity) | {"kind": source.kind, "path": None}
     if found.verdict == Verdict.NONE:
         return report
-    copy = ExportedCopy(source, found, opener, wish)
+    copy = ExportedCopy(source, found, index, wish)
     again = copy.write(source, output, lambda done, total: progress(total + done, 2 * total))
     if again.present != found.present:
         raise RecoveryError("the disk gave two different answers: what was sent is no dump, send it again")

@@ -70,11 +70,16 @@ class ElfCoreFile:
         return self.content[load.offset : load.offset + load.in_file]
 
     def read(self, physical: int, size: int) -> bytes:
-        for load in self.loads:
-            inside = physical - load.physical
-            if 0 <= inside and inside + size <= load.in_file:
-                return self.content[load.offset + inside : load.offset + inside + size]
-        raise ValueError(f"{size} bytes at {physical:#x} are not in the core")
+        """Bytes that follow each other in memory, whether or not one segment holds them all."""
+        found = b""
+        for load in sorted(self.loads, key=lambda load: load.physical):
+            inside = physical + len(found) - load.physical
+            if 0 <= inside < load.in_file:
+                count = min(load.in_file - inside, size - len(found))
+                found += self.content[load.offset + inside : load.offset + inside + count]
+        if len(found) < size:
+            raise ValueError(f"{size} bytes at {physical:#x} are not in the core")
+        return found
 
     def pages(self) -> set[int]:
         """The numbers of the pages that are present."""
