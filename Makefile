@@ -1,7 +1,7 @@
 # The first command on a fresh Debian machine is any of these: each prepares what it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-runtime setup-test setup-fuzz demo test lint prove fuzz lock clean
+.PHONY: help setup setup-runtime setup-test setup-fuzz demo test lint prove fuzz bench lock clean
 bin := .venv/bin
 python_sources := vdisk dumpwriter tests setup.py
 
@@ -37,6 +37,9 @@ prove: setup-test ## kill -9 at 200 random moments of boot, run, dump and recove
 fuzz_runs := 20000
 fuzz: setup-fuzz ## feed hostile dump files to every reader (fuzz_runs=N inputs for each format)
 	nice -n 19 $(bin)/python -m tests.fuzz --runs $(fuzz_runs)
+
+bench: setup-test ## conversion beside makedumpfile, a dump beside plain writes: ratios of this run
+	$(bin)/python scripts/bench.py
 
 lock: ## pin the newest allowed Python packages in requirements/
 	@scripts/lock.sh
