@@ -76,6 +76,21 @@ def test_what_the_machine_registers_itself_stays(machine: Machine) -> None:
     assert {blob["name"] for blob in machine.status()["secondary"]} == set(OWN)
 
 
+def test_odd_places_are_told_apart(machine: Machine) -> None:
+    machine.create(size="64MiB")
+    machine.mount()
+    assert "is a file: give the mount point" in refused(machine, "status", machine.image)
+    machine.kill()
+    crash = next(line for line in machine.run("status", machine.mountpoint).stdout.splitlines() if "crash  " in line)
+    assert "0x0" not in crash and "died without a bugcheck" in crash
+    assert "an empty name" in refused(machine, "recover", machine.image, "--output", "", code=2)
+    machine.run("recover", machine.image, "--output", "out")
+    vmcore = machine.directory / "out" / "1" / "vmcore"
+    for words in (("verify", vmcore), ("mount", vmcore, machine.mountpoint), ("recover", vmcore, "--output", "new")):
+        assert f"is a dump already, and no image: ghostdump inspect {vmcore}" in refused(machine, *words)
+    assert not (machine.directory / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("inject", "told"),
     [

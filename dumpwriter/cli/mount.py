@@ -17,6 +17,7 @@ from dumpwriter.cli.keys import volume_key
 from dumpwriter.cli.progress import progress_bar, watch_standby
 from dumpwriter.cli.show import (
     TOLD_ENDS,
+    describe_cause,
     describe_dump,
     describe_last_run,
     describe_recovery,
@@ -137,8 +138,8 @@ def _how_it_crashed(mountpoint: str, exit_code: int) -> str:
     watch_standby(machine, "dump")
     mountinfo.clear(mountpoint)
     crash = describe(machine)["crash"]
-    said = [f"{crash['code']:#x}" if crash["code"] else "", crash["text"] or _how_it_ended(exit_code)]
-    end = f"the machine crashed at boot stage {machine.boot_stage.label} ({' '.join(filter(None, said))})"
+    cause = describe_cause(crash) or _how_it_ended(exit_code)
+    end = f"the machine crashed at boot stage {machine.boot_stage.label} ({cause})"
     if crash["verdict"] == Verdict.NONE:
         return f"{end} and left no dump: {crash['reason']}"
     return f"{end}; dump: {describe_dump(crash)}; the next mount takes it out"

@@ -15,8 +15,9 @@ from dumpwriter.cli.show import describe_recovery, print_json
 from dumpwriter.commandline import command_line, opening_command_line
 from dumpwriter.conversion.conversion import Wish
 from dumpwriter.recovery.crashstore import SEALED, HostStore
-from dumpwriter.recovery.offline import holds_sealed_dump, recover_image, recover_sealed_file, verify_image
+from dumpwriter.recovery.offline import recover_image, recover_sealed_file, verify_image
 from dumpwriter.recovery.opening import WithoutKey
+from dumpwriter.recovery.recognition import holds_sealed_dump
 from dumpwriter.recovery.report import together
 from dumpwriter.recovery.retention import Retention
 from dumpwriter.recovery.sending import check_sendable, send_image, send_sealed_file

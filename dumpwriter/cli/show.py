@@ -35,6 +35,8 @@ TOLD_ENDS = (End.NOT_DUMPED, End.POWER_CUT)  # of the others there is nothing to
 def find_machine(mountpoint: str) -> RuntimeFile:
     """The machine at a mount point; the mount itself is not touched. Raises `MountError` where there is none."""
     machine = runtime.find(mountinfo.resolve(mountpoint))
+    if machine is None and os.path.isfile(mountpoint):
+        raise MountError(f"{mountpoint} is a file: give the mount point of a machine")
     if machine is None:
         raise MountError(f"no machine at {mountpoint}: start one with {command_line('mount', 'IMAGE', mountpoint)}")
     return machine
@@ -134,7 +136,7 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("memory", describe_dump(facts["hibernation"])))
     if facts["crash"]:
         crash = facts["crash"]
-        rows.append(("crash", f"{crash['code']:#x} {crash['text']}"))
+        rows.append(("crash", describe_cause(crash)))
         rows.append(("dump", describe_dump(crash)))
     return rows
 
@@ -248,6 +250,11 @@ def _pages(facts: dict[str, Any]) -> str:
     """How many there are, of those that were asked for, of all."""
     counted = f"{facts['pages_present']} of {facts['pages_wanted']} pages"
     return counted if facts["pages_wanted"] == facts["pages_total"] else f"{counted} ({facts['pages_total']} in all)"
+
+
+def describe_cause(crash: dict[str, Any]) -> str:
+    """The bugcheck, where it was one, and what was said."""
+    return " ".join(filter(None, (f"{crash['code']:#x}" if crash["code"] else "", crash["text"])))
 
 
 def describe_dump(dump: dict[str, Any]) -> str:

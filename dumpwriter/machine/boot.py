@@ -35,6 +35,7 @@ from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
 from dumpwriter.recovery.lastrun import judge, last_words
 from dumpwriter.recovery.places import untaken_places
+from dumpwriter.recovery.recognition import naming_image
 from dumpwriter.recovery.report import describe_extents, together, without_page_lists
 from dumpwriter.recovery.retention import Retention
 from vdisk import stack
@@ -93,7 +94,7 @@ class Boot:
         lock = open_locked(request.image)
         resources.callback(os.close, lock)
         self._image = ImageFile(lock)
-        with naming(request.image):
+        with naming_image(request.image):
             self._last_record = self.record = BootArea(self._image).read()
             check_key(self.record, volume_key)
         if request.memory_image and not request.discard_dump:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dumpwriter.conversion.formats import FORMATS
 from dumpwriter.secondary import FILE_PREFIX
-from vdisk.errors import RecoveryError
+from vdisk.errors import RecoveryError, UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -82,6 +82,8 @@ class HostStore:
     """A directory on the host, made where it is missing, and locked against a second recovery into it."""
 
     def __init__(self, path: str) -> None:
+        if not path:
+            raise UsageError("no directory has an empty name: name one, or . for this one")
         self._path = os.path.abspath(path)
         self._unfinished = os.path.join(self._path, UNFINISHED)
         self._files: dict[str, int] = {}

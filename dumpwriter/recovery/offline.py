@@ -6,7 +6,6 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dumpwriter.commandline import opening_command_line
 from dumpwriter.conversion.conversion import AS_ELF
 from dumpwriter.formats.region import DumpEnding, DumpLevel, DumpState
 from dumpwriter.recovery.carving import carve
@@ -15,6 +14,7 @@ from dumpwriter.recovery.extraction import CarvedSource, RegionSource, extract
 from dumpwriter.recovery.lastrun import LastRun, judge, last_words
 from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.places import reason_for_none, region_place, small_places, taken_places, untaken_places
+from dumpwriter.recovery.recognition import naming_image, opened_file
 from dumpwriter.recovery.report import (
     describe_extents,
     describe_findings,
@@ -24,7 +24,7 @@ from dumpwriter.recovery.report import (
     iso_time,
 )
 from dumpwriter.recovery.scan import newest_header, recover
-from dumpwriter.recovery.sealedfile import SealedFileSource, identity_in, is_sealed_file
+from dumpwriter.recovery.sealedfile import SealedFileSource, identity_in
 from dumpwriter.verdict import Reason, Verdict
 from vdisk import stack
 from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionKind, RegionState
@@ -90,34 +90,11 @@ def opened_device(descriptor: int, key: Secret = NO_KEY) -> Iterator[BlockDevice
 
 
 @contextlib.contextmanager
-def opened_file(path: str) -> Iterator[BlockDevice]:
-    """A file that no driver stack is needed for."""
-    descriptor = open_unlocked(path)
-    try:
-        yield ImageFile(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
 def opened_disk(descriptor: int, key: Secret = NO_KEY) -> Iterator[OfflineDisk]:
     """The same with its boot record. Raises `NotAnImageError`, `FormatError`."""
     with opened_device(descriptor, key) as device:
         area = BootArea(device)
         yield OfflineDisk(device, area, area.read())
-
-
-@contextlib.contextmanager
-def naming_image(path: str) -> Iterator[None]:
-    """As `naming`; and what is no image may still be something that we know."""
-    try:
-        with naming(path):
-            yield
-    except NotAnImageError:
-        if os.path.isfile(path) and holds_sealed_dump(path):
-            how = opening_command_line(path)
-            raise NotAnImageError(f"{path} is a sealed dump, and no image: {how} opens it") from None
-        raise
 
 
 def unlock_image(path: str, ask: Callable[[], Secret]) -> Secret:
@@ -142,7 +119,7 @@ def recover_image(
     `KeyFileError` where there is none of these.
     """
     is_writable = os.access(path, os.W_OK)
-    with naming(path), opened_device(open_locked(path, read_only=not is_writable), key) as device:
+    with naming_image(path), opened_device(open_locked(path, read_only=not is_writable), key) as device:
         try:
             area = BootArea(device)
             record = area.read()
@@ -206,12 +183,6 @@ def sealed_source(file: BlockDevice) -> SealedFileSource:
     if identity is None:
         raise FormatError("no frame of a dump is left in it")
     return SealedFileSource(file, identity)
-
-
-def holds_sealed_dump(path: str) -> bool:
-    """Whether the file is a sealed dump that was carried out of its image."""
-    with opened_file(path) as file:
-        return is_sealed_file(file)
 
 
 def recover_sealed_file(
