@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dumpwriter.cli import FAILED_EXIT_CODE, show
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import print_json, print_lines
-from dumpwriter.dumpfile.opening import find_opener, open_dump
+from dumpwriter.dumpfile.opening import open_dump
 from dumpwriter.formats.region import PAGE_SIZE_BYTES
 from dumpwriter.hostfile import HostFile
 from dumpwriter.inspection.difference import compare
@@ -21,6 +21,7 @@ from dumpwriter.linux.address_space import kernel_address_space
 from dumpwriter.linux.kernel_log import read_kernel_log
 from dumpwriter.linux.physical import DumpMemory
 from dumpwriter.recovery.crashstore import REPORT
+from dumpwriter.recovery.recognition import holds_dump
 from dumpwriter.sizes import format_count, format_size
 from vdisk.errors import ComparisonError, FormatError, GhostdumpError, UsageError, naming
 
@@ -40,11 +41,11 @@ REPORT_BYTES_MAX = 16 << 20
 
 def inspect(arguments: argparse.Namespace) -> int:
     """A dump, or the image of a disk."""
+    if not holds_dump(arguments.image):
+        return show.inspect(arguments)
+    if arguments.key_file:
+        raise UsageError("--key-file opens an image; a dump needs no key")
     with naming(arguments.image), HostFile(arguments.image) as file:
-        if find_opener(file) is None:
-            return show.inspect(arguments)
-        if arguments.key_file:
-            raise UsageError("--key-file opens an image; a dump needs no key")
         dump = open_dump(file)
         place = {"dump": os.path.abspath(arguments.image), "size_bytes": file.size_bytes}
         facts = place | describe_dump(dump) | {"report": _report_beside(arguments.image, dump)}

@@ -35,6 +35,13 @@ def holds_sealed_dump(path: str) -> bool:
         return is_sealed_file(file)
 
 
+def holds_dump(path: str) -> bool:
+    """Whether the file begins as a dump does in one of the formats that we read; what cannot be read does not."""
+    with contextlib.suppress(GhostdumpError), HostFile(path) as file:
+        return find_opener(file) is not None
+    return False
+
+
 @contextlib.contextmanager
 def naming_image(path: str) -> Iterator[None]:
     """As `naming`; and what is no image may still be something that we know."""
@@ -51,7 +58,6 @@ def _what_it_is(path: str) -> str:
         return ""
     if holds_sealed_dump(path):
         return f"{path} is a sealed dump, and no image: {opening_command_line(path)} opens it"
-    with contextlib.suppress(GhostdumpError), HostFile(path) as file:  # what cannot be read is no dump either
-        if find_opener(file) is not None:
-            return f"{path} is a dump already, and no image: {command_line('inspect', path)} tells what it holds"
+    if holds_dump(path):
+        return f"{path} is a dump already, and no image: {command_line('inspect', path)} tells what it holds"
     return ""
