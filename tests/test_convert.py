@@ -126,6 +126,16 @@ def test_a_partial_dump_stays_partial_and_names_what_is_missing(machine: Machine
     assert core.flags & 1
 
 
+def test_zeros_stand_for_missing_pages_on_request_alone(machine: Machine, partial: Path) -> None:
+    said = machine.run("convert", partial, "--to", "raw", "-o", "raw", check=1).stderr
+    assert "1024 pages" in said
+    assert "--fill" in said
+    told = machine.facts("convert", partial, "--to", "raw", "--fill", "-o", "raw")
+    assert told["filled"] == [{"first_page": 8 * MIB // PAGE, "page_count": 4 * MIB // PAGE}]
+    raw, content = (machine.directory / "raw").read_bytes(), partial.read_bytes()
+    assert raw == content[-12 * MIB : -4 * MIB] + bytes(4 * MIB) + content[-4 * MIB :]
+
+
 def test_a_pipe_gets_the_same_bytes_and_standard_error_the_report(machine: Machine, vmcore: Path) -> None:
     command = [COMMAND, "convert", str(vmcore), "--to", "elf", "-o", "-", "--json"]
     done = subprocess.run(command, capture_output=True, check=True, cwd=machine.directory)

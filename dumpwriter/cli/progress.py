@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
     from dumpwriter.runtime import RuntimeFile
 
+PATIENCE_SECONDS = 1.0
 POLL_SECONDS = 0.02
 STALL_SECONDS = 45.0  # longer than the standby itself waits for its disk
 
 
 @contextlib.contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that takes (done, total). Silent where standard error is no terminal."""
+    """Yield a function that takes (done, total). Silent at first, and where standard error is no terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None  # noqa: ARG005 - nobody looks
         return
@@ -30,9 +31,18 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task, began = bar.add_task(title, total=None), time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        if not bar.live.is_started and time.monotonic() - began > PATIENCE_SECONDS:
+            bar.start()
+        bar.update(task, completed=done, total=total or None)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
 
 
 def watch_standby(machine: RuntimeFile, title: str) -> None:
