@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy
 
+from dumpwriter.conversion.ahead import Ahead
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
 
     from dumpwriter.conversion.outputs import Output
     from dumpwriter.dumpfile.dump import Dump, DumpRun
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 
 BATCH_PAGES = 1024  # 4 MiB: a system call and a change of threads cost little beside it
 BATCH_RUNS_MAX = 4096  # runs of zeros take no page of a batch
-BATCHES_AHEAD = 2  # for each thread
 
 
 class Batch(NamedTuple):
@@ -58,7 +55,6 @@ def _write(pieces: Iterable[Piece], output: Output) -> None:
 
 def _read_ahead(dump: Dump, runs: Iterable[DumpRun], export: Export) -> Iterator[Batch]:
     """The batches in order, a few of them in the hands of threads."""
-    threads = len(os.sched_getaffinity(0))
     lock = threading.Lock()
 
     def make(batch: list[DumpRun]) -> Batch:
@@ -66,17 +62,10 @@ def _read_ahead(dump: Dump, runs: Iterable[DumpRun], export: Export) -> Iterator
             contents = _read(dump, batch)
         return Batch(batch, [export.prepare(first_page, content) for first_page, content in contents])
 
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Batch]] = deque()
-        try:
-            for batch in _batches(runs):
-                waiting.append(pool.submit(make, batch))
-                if len(waiting) > threads * BATCHES_AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with Ahead[Batch]() as ahead:
+        for batch in _batches(runs):
+            yield from ahead.ask(partial(make, batch))
+        yield from ahead.rest()
 
 
 def _read(dump: Dump, batch: list[DumpRun]) -> list[tuple[int, memoryview]]:

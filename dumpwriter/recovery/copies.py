@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dumpwriter.conversion.ahead import Ahead
 from dumpwriter.conversion.conversion import describe, export_of, select_for
 from dumpwriter.conversion.levels import left_out_of
 from dumpwriter.conversion.machine import about_machine
@@ -12,7 +14,7 @@ from dumpwriter.conversion.selection import NO_PAGES
 from dumpwriter.dumpfile.dump import Contents
 from dumpwriter.dumpfile.pageruns import PageRuns
 from dumpwriter.export.about import About
-from dumpwriter.export.export import Piece
+from dumpwriter.export.export import Piece, Prepared
 from dumpwriter.export.notes import why_unreadable
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
 from dumpwriter.recovery.crashstore import SEALED
@@ -104,7 +106,9 @@ class ExportedCopy:
     def write(self, source: DumpSource, output: Output, progress: Progress) -> Findings:
         self._output = output
         output.begin(self._export.begin())
-        findings = source.read(self, progress, self._opener)
+        with Ahead[Prepared]() as self._ahead:
+            findings = source.read(self, progress, self._opener)
+            self._place(self._ahead.rest())
         for run in self._selection.filled:
             self._take(self._export.zeros(run))
         self._take(self._export.finish())
@@ -122,12 +126,17 @@ class ExportedCopy:
         found = PageRun(first_page, content.nbytes // PAGE_SIZE_BYTES)
         for run in self._selection.written.overlapping(found):
             start_bytes = (run.first_page - first_page) * PAGE_SIZE_BYTES
-            pages = content[start_bytes : start_bytes + run.page_count * PAGE_SIZE_BYTES]
-            self._take(self._export.data(self._export.prepare(run.first_page, pages)))
+            pages = bytes(content[start_bytes : start_bytes + run.page_count * PAGE_SIZE_BYTES])
+            prepare = partial(self._export.prepare, run.first_page, memoryview(pages))
+            self._place(self._ahead.ask(prepare))
 
     def zeros(self, run: PageRun) -> None:
         for wanted in self._selection.written.overlapping(run):
             self._take(self._export.zeros(wanted))
+
+    def _place(self, prepared: Iterable[Prepared]) -> None:
+        for pages in prepared:
+            self._take(self._export.data(pages))
 
     def _take(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
