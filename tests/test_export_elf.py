@@ -14,7 +14,7 @@ from dumpwriter.export.about import VirtualRange
 from dumpwriter.export.elf import ElfLayout
 from dumpwriter.export.notes import Note, pack_notes, parse_notes
 from dumpwriter.memory import kernel
-from dumpwriter.memory.image import ImageMemory
+from dumpwriter.memory.loading import load_image
 from dumpwriter.memory.simulated import SimulatedMemory
 from dumpwriter.memory.source import PageClass
 from tests.builders.elf_reader import CoreNote, ElfCoreFile
@@ -219,7 +219,7 @@ class TestReaders:
         assert kept == expected & ElfCoreFile(vmcore.read_bytes()).pages()
 
     def test_it_comes_back_as_a_memory_image(self, vmcore: Path, machine: SimulatedMemory) -> None:
-        with closing(ImageMemory(str(vmcore))) as image:
+        with closing(load_image(str(vmcore))) as image:
             assert image.memory.read_notes() == machine.memory.read_notes()
             for part in image.memory.ranges:
                 original = machine.memory.read(part.physical_bytes, part.length_bytes)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dumpwriter.memory.image import ImageMemory
+from dumpwriter.memory.loading import load_image
 from dumpwriter.memory.source import ClassRun, PageClass
 from tests.builders.elf_writer import NOTE, ElfCoreBuilder, Piece, note
 from vdisk.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from dumpwriter.memory.image import ImageMemory
 
 PAGE = 4096
 MIB = 1 << 20
@@ -32,7 +34,7 @@ def patterned(length: int, seed: int = 1) -> bytes:
 def image(directory: Path, content: bytes) -> ImageMemory:
     path = directory / "memory"
     path.write_bytes(content)
-    return ImageMemory(str(path))
+    return load_image(str(path))
 
 
 @pytest.mark.parametrize("length", [1, 4095, 4096, 5 * MIB + 123])
@@ -53,7 +55,7 @@ def test_holes_of_the_file_stay_holes(tmp_path: Path) -> None:
         for at in (0, 5 * MIB, 64 * 1024 * MIB - 1):
             file.seek(at)
             file.write(b"!")
-    with closing(ImageMemory(str(path))) as source:
+    with closing(load_image(str(path))) as source:
         assert source.memory.size_bytes == 64 * 1024 * MIB
         assert os.fstat(source.memory.fd).st_blocks * 512 < MIB
         assert source.memory.read(5 * MIB, 2) == b"!\0"
@@ -164,7 +166,7 @@ def test_what_cannot_be_opened_is_a_matter_of_usage(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, reason in {"missing": "No such file", "empty": "empty", "pipe": "regular", ".": "regular"}.items():
         with pytest.raises(UsageError, match=reason):
-            ImageMemory(str(tmp_path / name))
+            load_image(str(tmp_path / name))
 
 
 def test_a_sparse_file_beyond_any_memory_is_refused() -> None:
@@ -172,6 +174,6 @@ def test_a_sparse_file_beyond_any_memory_is_refused() -> None:
     try:
         os.ftruncate(fd, 1 << 53)
         with pytest.raises(FormatError, match="beyond any physical memory"):
-            ImageMemory(f"/proc/self/fd/{fd}")
+            load_image(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dumpwriter.memory import kernel
-from dumpwriter.memory.image import ImageMemory
+from dumpwriter.memory.loading import load_image
 from dumpwriter.memory.physical import NOTES_AREA_BYTES, PhysicalMemory
 from dumpwriter.memory.printk import PRINTK_VARIABLES, PrintkRing, find_ring
 from dumpwriter.memory.processes import resident_entry, swap_entry
@@ -54,7 +54,7 @@ def test_the_uptime_goes_on() -> None:
 def test_an_image_goes_on_without_its_file(tmp_path: Path) -> None:
     path = tmp_path / "memory.raw"
     path.write_bytes(os.urandom(50_000))
-    with closing(ImageMemory(str(path))) as before:
+    with closing(load_image(str(path))) as before:
         path.unlink()
         after = resumed("image", before.memory)
         assert after.page_classes() == before.page_classes()

@@ -18,20 +18,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from dumpwriter import runtime
 from dumpwriter.commandline import command_line
-from dumpwriter.dumpkeys import fingerprint, load_public_key
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.machine import arming, faults
+from dumpwriter.machine.keys import Keys
 from dumpwriter.machine.lastdump import LastDumps
 from dumpwriter.machine.paging import Paging
 from dumpwriter.machine.panel import Panel
 from dumpwriter.machine.policy import Policy, estimate, level_asked_for, warning
-from dumpwriter.machine.readiness import Keys, Readiness
+from dumpwriter.machine.readiness import Readiness
 from dumpwriter.machine.regionfile import RegionFile
 from dumpwriter.machine.replay import replay
 from dumpwriter.machine.resumption import refuse_other_memory, try_to_resume
 from dumpwriter.machine.smalldump import choose_place
 from dumpwriter.machine.trigger import MANUAL_BUGCHECK
-from dumpwriter.memory.image import ImageMemory
 from dumpwriter.memory.simulated import SimulatedMemory
 from dumpwriter.recovery.lastrun import judge, last_words
 from dumpwriter.recovery.places import untaken_places
@@ -83,7 +82,7 @@ class Boot:
     def __init__(self, request: MountRequest, resources: contextlib.ExitStack, volume_key: Secret) -> None:
         """Power on. Raises `GhostdumpError` where there is no disk to boot from, or no place to mount it."""
         check_mountpoint(request.mountpoint)
-        public_key = load_public_key(request.dump_key) if request.dump_key else None
+        keys = Keys(volume_key, request.dump_key)
         self.request = request
         self.volume_key = volume_key
         self._resources = resources
@@ -111,13 +110,13 @@ class Boot:
             disk_id=self.record.disk_id.hex(),
             boot_count=self.record.boot_count + 1,
             encrypted=bool(volume_key),
-            sealed_for=fingerprint(public_key).hex() if public_key else None,
+            sealed_for=keys.fingerprint,
             dump_id=None,
             resumed=False,
             resume=None,
             untaken=None,
         )
-        self.readiness = Readiness(self._image, self._registers, self.panel, Keys(volume_key, public_key))
+        self.readiness = Readiness(self._image, self._registers, self.panel, keys)
 
     async def run(self) -> None:
         """Everything up to the mount. Raises `GhostdumpError` where there can be none."""
@@ -161,7 +160,7 @@ class Boot:
 
     def _load_memory(self) -> None:
         path = self.request.memory_image
-        self._use_memory(SimulatedMemory(self.record.memory_size_bytes) if path is None else ImageMemory(path))
+        self._use_memory(SimulatedMemory(self.record.memory_size_bytes) if path is None else _load_image(path))
         assert self.source is not None
         self.panel.log(f"ghostdump: machine {self.source.kind}, {self.source.memory.size_bytes >> 20} MiB of memory")
 
@@ -337,3 +336,9 @@ class Boot:
             self.readiness.block,
             self.readiness.bugcheck,
         )
+
+
+def _load_image(path: str) -> MemorySource:
+    from dumpwriter.memory.loading import load_image  # slow to import: a boot without it does not wait
+
+    return load_image(path)

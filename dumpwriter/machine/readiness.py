@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from dumpwriter.dumpkeys import new_seal
 from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import MachineState
 from dumpwriter.machine import arming, faults, regionwatch
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dumpwriter.crash.controlblock import ControlBlock
-    from dumpwriter.dumpkeys import PublicKey
     from dumpwriter.frames import DumpIdentity
+    from dumpwriter.machine.keys import Keys
     from dumpwriter.machine.panel import Panel
     from dumpwriter.machine.regionfile import RegionFile
     from dumpwriter.memory.source import MemorySource
@@ -32,18 +31,9 @@ if TYPE_CHECKING:
     from vdisk.bootarea import BootArea, BootRecord
     from vdisk.extent import ExtentMap
     from vdisk.imagefile import ImageFile
-    from vdisk.secret import Secret
     from vdisk.stack import Module
 
 WATCH_SECONDS = 5.0
-
-
-class Keys:
-    """What a dump is encrypted with: the key of the volume, and the public key that its frames are sealed for."""
-
-    def __init__(self, volume: Secret, dump: PublicKey | None) -> None:
-        self.volume = volume
-        self.dump = dump
 
 
 class Readiness:
@@ -173,7 +163,7 @@ class Readiness:
         self, identity: DumpIdentity, record: BootRecord, extents: ExtentMap, policy: Policy
     ) -> ControlBlock:
         assert self._source is not None
-        policy = policy._replace(seal=new_seal(self._keys.dump) if self._keys.dump else None)
+        policy = policy._replace(seal=self._keys.new_seal())
         return arming.make_control_block(identity, record, extents, self._source, self._keys.volume, policy)
 
     def _armed(self) -> None:

@@ -33,16 +33,9 @@ class ResumedSimulation(SimulatedMemory):
         self.user_memory.frames()  # its page tables hold
 
 
-class ResumedImage(ImageMemory):
-    """Nothing is loaded: the file that the memory once came from is not asked for."""
-
-    def __init__(self, memory: PhysicalMemory) -> None:
-        self.memory = memory
-
-
 _BY_KIND: dict[str, Callable[[PhysicalMemory], MemorySource]] = {
     SimulatedMemory.kind: ResumedSimulation,
-    ImageMemory.kind: ResumedImage,
+    ImageMemory.kind: ImageMemory,
 }
 
 
