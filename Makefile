@@ -1,7 +1,7 @@
 # The first command on a fresh Debian machine is any of these: each prepares what it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-runtime setup-test setup-fuzz demo test lint prove fuzz bench lock clean
+.PHONY: help setup setup-runtime setup-test setup-fuzz demo test lint prove fuzz bench golden lock clean
 bin := .venv/bin
 python_sources := vdisk dumpwriter tests setup.py
 
@@ -40,6 +40,9 @@ fuzz: setup-fuzz ## feed hostile dump files to every reader (fuzz_runs=N inputs 
 
 bench: setup-test ## conversion beside makedumpfile, a dump beside plain writes: ratios of this run
 	$(bin)/python scripts/bench.py
+
+golden: setup-test ## write the golden files in images/golden anew, and check them against their recipes
+	$(bin)/python -m tests.builders.golden
 
 lock: ## pin the newest allowed Python packages in requirements/
 	@scripts/lock.sh

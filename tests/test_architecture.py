@@ -72,6 +72,11 @@ def test_who_reads_a_kernel_takes_nothing_from_who_lays_one_out() -> None:
     assert not wrong, f"{wrong} would share its mistakes: read what VMCOREINFO says"
 
 
+def test_what_judges_the_product_takes_nothing_from_it() -> None:
+    wrong = reaching(PRODUCT | modules("tests"), ("vdisk", "dumpwriter"), of="tests.builders", but=())
+    assert not wrong, f"it would share the product's mistakes: write it from the format alone: {wrong}"
+
+
 def test_one_place_composes_everything() -> None:
     both = importing(PRODUCT, "vdisk.mount") & importing(PRODUCT, "dumpwriter.machine.arming")
     wrong = [name for name in both if not is_within(name, COMPOSER)]
@@ -121,6 +126,13 @@ class TestTheRulesCanFail:
         assert "dumpwriter.writer -> dumpwriter -> vdisk.mount" in reaching(
             known, ("vdisk.mount",), of="dumpwriter", but=()
         )
+
+    def test_a_judge_that_goes_through_another_test_is_seen(self, tree: Path) -> None:
+        (tree / "tests" / "builders").mkdir(parents=True)
+        (tree / "tests" / "builders" / "writer.py").write_text("from tests.between import page")
+        (tree / "tests" / "between.py").write_text("from dumpwriter import frames")
+        ways = reaching(modules("tests", root=tree), ("dumpwriter",), of="tests.builders", but=())
+        assert "tests.builders.writer -> tests.between -> dumpwriter" in ways
 
     def test_imports_for_the_type_checker_do_not_count(self, tree: Path) -> None:
         known = self.known(tree, writer="if TYPE_CHECKING:\n    import vdisk.mount")

@@ -30,6 +30,7 @@ class ElfCoreBuilder:
     entry_size: int = 56
     header_count: int | None = None
     extended_count: int | None = None
+    flags: int = 0
 
     def build(self) -> bytes:
         headers_end = 64 + 56 * len(self.pieces) + 64
@@ -43,7 +44,7 @@ class ElfCoreBuilder:
 
     def _header(self, section_at: int) -> bytes:
         count = len(self.pieces) if self.header_count is None else self.header_count
-        fields = (self.kind, self.machine, 1, 0, 64, section_at, 0, 64, self.entry_size, count, 64, 1, 0)
+        fields = (self.kind, self.machine, 1, 0, 64, section_at, self.flags, 64, self.entry_size, count, 64, 1, 0)
         return self.ident + struct.pack("<HHIQQQIHHHHHH", *fields)
 
     def _program_header(self, piece: Piece, position: int) -> bytes:

@@ -46,7 +46,9 @@ class KdumpFile:
             raise ValueError(f"bitmaps of {half} bytes for {self.max_mapnr} pages")
         self.memory = _bits(content[bitmaps : bitmaps + half])
         self.dumped = _bits(content[bitmaps + half : bitmaps + 2 * half])
-        self._ranks = {page: rank for rank, page in enumerate(self.dumped)}
+        first, end = struct.unpack_from("<QQ", content, 4176) if self.split else (0, self.max_mapnr)
+        self.described = [page for page in self.dumped if first <= page < end]
+        self._ranks = {page: rank for rank, page in enumerate(self.described)}
         self._table = bitmaps + 2 * half
 
     def vmcoreinfo(self) -> bytes:
@@ -60,7 +62,7 @@ class KdumpFile:
 
     def page(self, page: int) -> bytes:
         offset, size, flags, _ = self.descriptor(page)
-        content = _DECOMPRESS[flags](self._slice(offset, size))
+        content = DECOMPRESS[flags](self._slice(offset, size))
         if len(content) != PAGE:
             raise ValueError(f"page {page:#x} has {len(content)} bytes")
         return content
@@ -83,7 +85,7 @@ def _lzo(content: bytes) -> bytes:
     return lzallright.LZOCompressor.decompress(content, PAGE)
 
 
-_DECOMPRESS: dict[int, Callable[[bytes], bytes]] = {
+DECOMPRESS: dict[int, Callable[[bytes], bytes]] = {
     0: _raw,
     1: zlib.decompress,
     2: _lzo,

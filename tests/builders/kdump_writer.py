@@ -5,9 +5,13 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import lzallright
 import zstandard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PAGE = 4096
 RAW, ZLIB, LZO, SNAPPY, INCOMPLETE, ZSTD = 0, 1, 2, 4, 8, 0x20
@@ -40,6 +44,7 @@ class KdumpBuilder:
     max_mapnr: int | None = None
     unwritten: set[int] = field(default_factory=set)
     share_zeros: bool = True
+    pack: Callable[[bytes, int], bytes] = pack_page
 
     def build(self) -> bytes:
         last = max([*self.pages, *self.memory], default=-1) + 1
@@ -78,14 +83,14 @@ class KdumpBuilder:
     def _table_and_pages(self, table_at: int) -> bytes:
         described = sorted(page for page in self.pages if self.split is None or page in range(*self.split))
         zeros_at = table_at + 24 * len(described)
-        table, bodies = b"", pack_page(bytes(PAGE), self.kind) if self.share_zeros else b""
+        table, bodies = b"", self.pack(bytes(PAGE), self.kind) if self.share_zeros else b""
         shared = len(bodies)
         for page in described:
             place, size, kind = zeros_at, shared, self.kind
             if page in self.unwritten:
                 place, size, kind = 0, 0, 0
             elif any(self.pages[page]) or not self.share_zeros:
-                stored = pack_page(self.pages[page], self.kind)
+                stored = self.pack(self.pages[page], self.kind)
                 if len(stored) >= PAGE:
                     stored, kind = self.pages[page], RAW
                 place, size = zeros_at + len(bodies), len(stored)

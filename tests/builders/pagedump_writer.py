@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PAGE = 4096
 FULL, KERNEL, BITMAP = 1, 2, 5
@@ -52,7 +56,8 @@ class PagedumpBuilder:
         return (header + bits).ljust(first_page_at - 0x2000, b"\0")
 
 
-def runs_of(pages: dict[int, bytes]) -> list[tuple[int, int]]:
+def runs_of(pages: Iterable[int]) -> list[tuple[int, int]]:
+    """Pages as (first page, count), ascending."""
     found: list[tuple[int, int]] = []
     for page in sorted(pages):
         if found and sum(found[-1]) == page:
