@@ -16,7 +16,7 @@ from dumpwriter.memory import kernel
 from dumpwriter.memory.printk import PRINTK_VARIABLES
 from dumpwriter.memory.simulated import Clock, SimulatedMemory
 from dumpwriter.memory.vmcoreinfo import vmcoreinfo as kernel_vmcoreinfo
-from tests.builders.lockless_ring import COMMITTED, EMPTY_LINE, FAILED, RESERVED, LocklessRing, vmcoreinfo
+from tests.builders.lockless_ring import COMMITTED, EMPTY_LINE, FAILED, ID_MASK, RESERVED, LocklessRing, vmcoreinfo
 from tests.linux_memory import PAGE, kernel_of
 from tests.vmcores import run_reader, write_vmcore
 from vdisk.errors import FormatError, PageMissingError
@@ -175,6 +175,20 @@ class TestLocklessRing:
         with pytest.raises(PageMissingError, match=r"\d+ of 300 records of the log are not in the dump"):
             found.extend(iter(records.__next__, None))
         assert 0 < len(found) < 300
+
+    def test_records_that_share_a_text_are_told_up_to_the_size_of_the_ring(self, shared: SimulatedMemory) -> None:
+        """Else a few pages of descriptors would make a log of gigabytes."""
+        ring = LocklessRing(6, 12)
+        ring.add(0, b"x" * 1000)
+        said = ring.records[0]
+        for _ in range(60):
+            ring.head_id = ring.head_id + 1 & ID_MASK
+            ring.records.append(said._replace(record_id=ring.head_id))
+        plant(shared, ring)
+        records = read_kernel_log(*kernel_of(shared.memory))
+        assert [len(next(records).text) for _ in range(4)] == [1000] * 4
+        with pytest.raises(FormatError, match="its texts are longer than its 4096 bytes"):
+            next(records)
 
     @settings(max_examples=300)
     @given(st.integers(0, 8 + 88 + 16 * (24 + 88) - 1), st.binary(min_size=1, max_size=16))

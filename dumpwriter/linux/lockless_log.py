@@ -2,7 +2,7 @@
 
 Source: Linux 6.1, kernel/printk/printk_ringbuffer.[ch]. A descriptor's state says whether its record was committed; its
 logical positions grow for ever, and modulo the size of the ring say where the text is. A text that would cross the end
-of the ring stands at its front instead.
+of the ring stands at its front instead. No two texts share a byte of the ring, so all of them together are no longer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dumpwriter.linux.vmcoreinfo import Vmcoreinfo
 
 COUNT_BITS_MAX = 22
-SIZE_BITS_MAX = 31
+SIZE_BITS_MAX = 27
+"""128 MiB: Linux has a record for each 32 bytes of text."""
 STRUCTURE_BYTES_MAX = 1024
 
 _ID_MASK = (1 << 62) - 1
@@ -117,14 +118,19 @@ def _records(ring: _Ring, tail: int, head: int) -> Iterator[LogRecord]:
     if last >= ring.slots:
         raise FormatError(f"the log ring is damaged: records {tail} to {head} are more than {ring.slots}")
     missing, reason = 0, ""
+    room_bytes = ring.texts.length_bytes
     for step in range(last + 1):
         try:
             record = ring.record(tail + step & _ID_MASK)
         except PageMissingError as error:
             missing, reason = missing + 1, str(error)
             continue
-        if record is not None:
-            yield record
+        if record is None:
+            continue
+        room_bytes -= len(record.text)
+        if room_bytes < 0:
+            raise FormatError(f"the log ring is damaged: its texts are longer than its {ring.texts.length_bytes} bytes")
+        yield record
     if missing:
         raise PageMissingError(f"{missing} of {last + 1} records of the log are not in the dump: {reason}")
 

@@ -31,6 +31,8 @@ class LogRecord(NamedTuple):
 def shown(text: bytes) -> str:
     """One line for a terminal; what is no printable text as `\\xNN`, byte for byte."""
     decoded = text.decode(errors="surrogateescape")
+    if decoded.isprintable():
+        return decoded
     return "".join(letter if letter == "\t" or letter.isprintable() else _escaped(letter) for letter in decoded)
 
 
