@@ -118,6 +118,18 @@ def test_what_no_record_names_is_a_hole() -> None:
     assert [*file.data_spans(PAGE + 2, 2)] == [(PAGE + 2, 2)]
 
 
+def lime_far_behind(last: int) -> bytes:
+    """One range from 0 on, of which nothing is written but its last byte."""
+    return flattened([(0, LimeRange(0, b"", last=last).build()), (last + 32, b"!")])
+
+
+@pytest.mark.parametrize("last", [(1 << 31) - 1, (1 << 50) - 1])
+def test_memory_that_no_record_of_a_flattened_file_names_is_none(last: int) -> None:
+    """4 KiB would else be any number of pages of zeros, and fill the disk in another format."""
+    with pytest.raises(FormatError, match="claim more memory than the file holds"):
+        opened(lime_far_behind(last))
+
+
 RECORDS = st.lists(st.tuples(st.integers(0, 60), st.binary(min_size=1, max_size=30)), max_size=12)
 
 

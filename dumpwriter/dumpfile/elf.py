@@ -47,7 +47,7 @@ def open_elf(file: File) -> SegmentDump:
     return SegmentDump(
         "elf",
         file,
-        Segments.of(file.size_bytes, held["p_paddr"], held["p_filesz"], held["p_offset"]),
+        Segments.of(file, held["p_paddr"], held["p_filesz"], held["p_offset"]),
         memory=_memory(loads),
         notes=_notes(file, programs[programs["p_type"] == elf.PT_NOTE]),
         is_partial=bool(header.e_flags & elf.DUMP_ELF_INCOMPLETE),

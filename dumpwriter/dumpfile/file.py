@@ -35,6 +35,11 @@ class File(ABC):
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
 
+    @property
+    def memory_bytes_max(self) -> int:
+        """How much memory can stand in it as it was. Holes count where whoever made the file had to make them."""
+        return self.size_bytes
+
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         """For headers and other small things: the caller bounds the length. FormatError where it leaves the file."""
         self.require(offset_bytes, length_bytes)

@@ -37,6 +37,11 @@ class FlattenedFile(File):
         self._pieces = visible(_records(file))
         super().__init__(int(self._pieces.ends.max(initial=0)))
 
+    @property
+    def memory_bytes_max(self) -> int:
+        """What was written: one record far behind the others makes a hole of any size, and takes 17 bytes."""
+        return int((self._pieces.ends - self._pieces.starts).sum())
+
     def _fill(self, offset_bytes: int, buffer: memoryview) -> None:
         position, end = offset_bytes, offset_bytes + buffer.nbytes
         for start, stop, source in self._within(offset_bytes, end):

@@ -33,7 +33,7 @@ def open_lime(file: File) -> SegmentDump:
         offsets.append(position)
         position += lengths[-1]
     columns = (numpy.array(column, numpy.uint64) for column in (starts, lengths, offsets))
-    return SegmentDump("lime", file, Segments.of(file.size_bytes, *columns))
+    return SegmentDump("lime", file, Segments.of(file, *columns))
 
 
 def _check(header: lime.RangeHeader, position: int) -> None:

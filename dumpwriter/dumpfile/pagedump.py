@@ -79,4 +79,4 @@ def _segments(present: PageRuns, first_page_offset_bytes: int, file: File) -> Se
     lengths = present.page_counts * PAGE_SIZE_BYTES
     offsets = numpy.cumsum(lengths) - lengths + first_page_offset_bytes
     columns = (present.first_pages * PAGE_SIZE_BYTES, lengths, offsets)
-    return Segments.of(file.size_bytes, *(column.astype(numpy.uint64) for column in columns))
+    return Segments.of(file, *(column.astype(numpy.uint64) for column in columns))

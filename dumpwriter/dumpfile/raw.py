@@ -16,4 +16,4 @@ if TYPE_CHECKING:
 def open_raw(file: File) -> SegmentDump:
     """The file as memory, padded with zeros to whole pages. FormatError where it is empty or larger than any memory."""
     start, length = (numpy.array([number], numpy.uint64) for number in (0, file.size_bytes))
-    return SegmentDump("raw", file, Segments.of(file.size_bytes, start, length, start))
+    return SegmentDump("raw", file, Segments.of(file, start, length, start))

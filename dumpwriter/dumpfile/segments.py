@@ -41,13 +41,13 @@ class Segments(NamedTuple):
     file_offsets: Integers
 
     @classmethod
-    def of(cls, file_size_bytes: int, physical: Unsigned, length: Unsigned, file_offset: Unsigned) -> Segments:
+    def of(cls, file: File, physical: Unsigned, length: Unsigned, file_offset: Unsigned) -> Segments:
         """From pieces in any order, as a file claims them: 64 bits each, and nothing is true of them yet.
 
         FormatError where a piece is not in the file, where memory is none that can be, or where the pieces together
         claim more than the file holds.
         """
-        _require_within(length, file_offset, file_size_bytes, "a segment leaves the file: it is cut off or damaged")
+        _require_within(length, file_offset, file.size_bytes, "a segment leaves the file: it is cut off or damaged")
         _require_within(length, physical, PHYSICAL_MAXIMUM_BYTES, "a segment lies beyond any physical memory")
         order = numpy.lexsort((file_offset, length, physical))
         starts, lengths, offsets = (part[order].astype(numpy.int64) for part in (physical, length, file_offset))
@@ -55,7 +55,7 @@ class Segments(NamedTuple):
         skip = numpy.maximum(_reached_before(ends) - starts, 0)
         kept = skip < lengths
         segments = cls((starts + skip)[kept], ends[kept], (offsets + skip)[kept])
-        if segments.pages().page_count * PAGE_SIZE_BYTES > file_size_bytes + ROUNDING_ALLOWANCE_BYTES:
+        if segments.pages().page_count * PAGE_SIZE_BYTES > file.memory_bytes_max + ROUNDING_ALLOWANCE_BYTES:
             raise FormatError("the segments claim more memory than the file holds")
         return segments
 
@@ -90,13 +90,14 @@ class SegmentDump:
     ) -> None:
         if not len(segments.starts):
             raise FormatError("the file holds no memory")
-        if memory is not None and memory.page_count > CLAIMED_PAGES_MAXIMUM:
-            raise FormatError(f"the file claims {memory.page_count} pages of memory, more than any machine has")
         self.format = format_name
         self._file = file
         self._segments = segments
         self._present = segments.pages()
-        self.contents = Contents(memory or self._present, self._present, notes, is_partial)
+        memory = memory or self._present
+        if memory.page_count > CLAIMED_PAGES_MAXIMUM:
+            raise FormatError(f"the file claims {memory.page_count} pages of memory, more than any machine has")
+        self.contents = Contents(memory, self._present, notes, is_partial)
 
     def runs(self) -> Iterator[DumpRun]:
         data = self._data_pages()
