@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -268,6 +269,19 @@ def test_a_shutdown_before_the_write_is_told(machine: Machine) -> None:
     machine.unmount()
     _, said = crash.communicate(timeout=60)
     assert (crash.returncode, b"shut down before" in said) == (1, True)
+
+
+def test_who_waits_no_longer_for_the_write_is_told_that_it_comes(machine: Machine) -> None:
+    machine.create()
+    machine.mount()
+    crash = subprocess.Popen(
+        [COMMAND, "crash", machine.mountpoint, "--write", "100000"], stderr=subprocess.PIPE, env=machine.environment
+    )
+    wait_until(lambda: fault_is_waiting(machine), "the trap is set")
+    crash.send_signal(signal.SIGINT)
+    _, said = crash.communicate(timeout=60)
+    assert (crash.returncode, b"still crashes when it comes to that write" in said) == (1, True)
+    assert fault_is_waiting(machine)
 
 
 def fault_is_waiting(machine: Machine) -> bool:

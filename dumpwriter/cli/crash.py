@@ -186,15 +186,22 @@ def _wait_for_the_write(machine: RuntimeFile, pidfd: int) -> bool:
 
     Raises `MountError` where it was shut down before. An interrupt ends the waiting, and what was asked for stays.
     """
+    try:
+        with progress_bar("until it comes to that write"):
+            return _come_to_the_write(machine, pidfd)
+    except KeyboardInterrupt:
+        raise MountError("no longer waiting; the machine still crashes when it comes to that write") from None
+
+
+def _come_to_the_write(machine: RuntimeFile, pidfd: int) -> bool:
     deadline = time.monotonic() + ANSWER_SECONDS
-    with progress_bar("until it comes to that write"):
-        while machine[Register.FAULT_STATE] != FaultState.BEGUN:
-            if select.select([pidfd], [], [], POLL_SECONDS)[0]:
-                if machine.state == MachineState.OFF:
-                    raise MountError("the machine was shut down before it came to that write")
-                return False
-            if machine[Register.FAULT_STATE] == FaultState.ASKED and time.monotonic() > deadline:
-                break
+    while machine[Register.FAULT_STATE] != FaultState.BEGUN:
+        if select.select([pidfd], [], [], POLL_SECONDS)[0]:
+            if machine.state == MachineState.OFF:
+                raise MountError("the machine was shut down before it came to that write")
+            return False
+        if machine[Register.FAULT_STATE] == FaultState.ASKED and time.monotonic() > deadline:
+            break
     return True
 
 
