@@ -183,6 +183,7 @@ def test_a_terminal_gets_no_dump(machine: Machine, vmcore: Path) -> None:
         (("{vmcore}", "--to", "core", "-o", "new"), 2, "invalid choice"),
         (("{vmcore}", "--to", "elf", "-o", "there"), 2, "--force"),
         (("{vmcore}", "--to", "elf", "-o", "{vmcore}", "--force"), 2, "the dump itself"),
+        (("{vmcore}", "--to", "elf", "-o", ""), 2, "names no file"),
         (("{vmcore}", "--to", "elf", "-o", "no/such/place"), 1, "No such file"),
         (("no-such-dump", "--to", "elf", "-o", "new"), 2, "No such file"),
         (("there", "--to", "elf", "-o", "new"), 1, "no dump"),

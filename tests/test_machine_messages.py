@@ -114,3 +114,13 @@ def test_a_machine_that_keeps_a_dump_has_a_standby_for_a_small_one(machine: Mach
     (standby,) = machine.status()["standbys"]
     assert f"{standby['pid']}, for a small dump" in machine.run("status", machine.mountpoint).stdout
     os.kill(standby["pid"], signal.SIGKILL)
+
+
+def test_an_argument_that_is_none_leads_to_the_help_of_its_command(machine: Machine) -> None:
+    assert "(ghostdump status --help)" in refused(machine, "status", machine.mountpoint, "--nope", code=2)
+
+
+def test_what_is_neither_image_nor_dump_is_told_so(machine: Machine) -> None:
+    machine.image.write_bytes(b"neither")
+    assert "not a ghostdump image" in (said := refused(machine, "inspect", machine.image))
+    assert "nor is it a dump" in said

@@ -33,6 +33,13 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, and where the help is, instead of printing half of it."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Let each command refuse what it does not know: argparse leaves it to the program, and names its help."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {shlex.join(unknown)}")
+        return parsed, unknown
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} ({self.prog} --help)")
 
@@ -213,7 +220,7 @@ def _recover(commands: Any) -> None:
 
 def _convert(commands: Any) -> None:
     command = _command(commands, "convert", "convert", "run", "write a dump anew in the format that a reader wants")
-    command.add_argument("dump", help="an ELF vmcore or a KDUMP file, of ghostdump's or of others'")
+    command.add_argument("dump", help="a dump in any format that ghostdump reads, of ghostdump's or of others'")
     command.add_argument("--to", choices=FORMATS, required=True, metavar="FORMAT", help=", ".join(FORMATS))
     command.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="the file to make; - for standard output"

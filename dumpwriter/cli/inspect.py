@@ -23,7 +23,7 @@ from dumpwriter.linux.physical import DumpMemory
 from dumpwriter.recovery.crashstore import REPORT
 from dumpwriter.recovery.recognition import holds_dump
 from dumpwriter.sizes import format_count, format_size
-from vdisk.errors import ComparisonError, FormatError, GhostdumpError, UsageError, naming
+from vdisk.errors import ComparisonError, FormatError, GhostdumpError, NotAnImageError, UsageError, naming
 
 if TYPE_CHECKING:
     import argparse
@@ -42,7 +42,10 @@ REPORT_BYTES_MAX = 16 << 20
 def inspect(arguments: argparse.Namespace) -> int:
     """A dump, or the image of a disk."""
     if not holds_dump(arguments.image):
-        return show.inspect(arguments)
+        try:
+            return show.inspect(arguments)
+        except NotAnImageError as error:
+            raise NotAnImageError(f"{error}; nor is it a dump in a format that is read here") from None
     if arguments.key_file:
         raise UsageError("--key-file opens an image; a dump needs no key")
     with naming(arguments.image), HostFile(arguments.image) as file:

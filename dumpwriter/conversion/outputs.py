@@ -164,6 +164,8 @@ def new_file(path: str, source_path: str, *, replace: bool) -> Iterator[NewFile]
 
 
 def _check(path: str, source_path: str, *, replace: bool) -> None:
+    if not os.path.basename(path):
+        raise UsageError(f"{path!r} names no file: name one; -o - writes to standard output")
     try:
         there = os.stat(path)
     except FileNotFoundError:
