@@ -109,6 +109,17 @@ class TestWindowsHeader:
         assert dump.comment == b"ghostdump"
         assert dump.runs == [(1, 40)]
 
+    @pytest.mark.parametrize("layout", [FullLayout, BitmapLayout])
+    @pytest.mark.parametrize(
+        ("seconds", "has_time"), [(1_833_029_933_770, True), (1_833_029_933_771, False), ((1 << 63) - 1, False)]
+    )
+    def test_a_year_that_it_cannot_tell_is_not_told(
+        self, layout: type[FullLayout | BitmapLayout], seconds: int, *, has_time: bool
+    ) -> None:
+        """CRASHTIME is a text in memory that a dying machine may have scribbled on."""
+        dump = PageDumpFile(file_of(layout(WHOLE, About(crash_seconds=seconds)), WHOLE))
+        assert bool(dump.system_time) is has_time
+
     def test_it_has_the_registers_of_the_first_cpu(self) -> None:
         dump = PageDumpFile(file_of(FullLayout(WHOLE, ABOUT), WHOLE))
         flags, rsp, rip = (struct.unpack_from("<Q", dump.context, at)[0] for at in (0x30, 0x98, 0xF8))

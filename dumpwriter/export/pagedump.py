@@ -145,4 +145,6 @@ def _context(notes: bytes) -> bytes:
 
 
 def _filetime(seconds: int) -> int:
-    return pagedump.FILETIME_OF_EPOCH + seconds * pagedump.UNITS_PER_SECOND if seconds else 0
+    """0 where it is not known, and for a year that the field cannot tell: the time is what a dying machine wrote."""
+    time = pagedump.FILETIME_OF_EPOCH + seconds * pagedump.UNITS_PER_SECOND
+    return time if seconds and time <= _U64_MAX else 0
