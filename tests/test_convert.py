@@ -155,6 +155,14 @@ def test_an_error_goes_to_standard_error_too_where_the_dump_goes_to_standard_out
     assert "64-bit" in json.loads(done.stderr[: done.stderr.rindex("}") + 1])["error"]
 
 
+def test_standard_output_that_is_full_is_told(machine: Machine, vmcore: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [COMMAND, "convert", str(vmcore), "--to", "elf", "-o", "-"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, env=machine.environment)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert b"standard output: No space left on device; what was sent is not a whole dump" in done.stderr
+
+
 def test_a_reader_that_goes_before_the_end_is_told(machine: Machine, vmcore: Path) -> None:
     pipe = f"{COMMAND} convert {vmcore} --to elf -o - | head -c 100 > head; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, check=False, cwd=machine.directory)

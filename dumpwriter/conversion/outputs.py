@@ -92,6 +92,10 @@ class Stream:
             raise ConversionError(
                 "whoever reads the dump has gone before its end: what was sent is not a whole dump"
             ) from None
+        except OSError as error:
+            raise ConversionError(
+                f"standard output: {error.strerror or error}; what was sent is not a whole dump"
+            ) from None
 
 
 class NewFile:
@@ -147,7 +151,7 @@ def new_file(path: str, source_path: str, *, replace: bool) -> Iterator[NewFile]
     temporary = f".{name[:TEMPORARY_LENGTH_MAX]}.{os.getpid()}.unfinished"
     directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        source, descriptor = _open_private(directory, temporary)
+        source, descriptor = _open_private(directory, temporary, path)
         try:
             yield NewFile(path, descriptor)
             if replace:
@@ -180,13 +184,13 @@ def _check(path: str, source_path: str, *, replace: bool) -> None:
         raise UsageError(f"{path} exists: name another file, or give --force")
 
 
-def _open_private(directory: int, temporary: str) -> tuple[str, int]:
+def _open_private(directory: int, temporary: str, path: str) -> tuple[str, int]:
     """Where the file can be linked from, and its descriptor. One without a name is gone with us, whatever ends us."""
     try:
         descriptor = os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
     except OSError as error:
         if error.errno not in NO_NAMELESS_FILES:
-            raise
+            raise ConversionError(f"{path}: {error.strerror or error}") from None
     else:
         return f"/proc/self/fd/{descriptor}", descriptor
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
