@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import re
@@ -14,11 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dumpwriter.cli import inspect
 from dumpwriter.dumpfile.file import File
 from dumpwriter.dumpfile.opening import open_dump
 from dumpwriter.export.notes import pack_notes, prstatus_note
 from dumpwriter.inspection.facts import describe_dump
 from dumpwriter.inspection.hexdump import hexdump
+from dumpwriter.linux.log_record import LogRecord
 from dumpwriter.memory import kernel
 from dumpwriter.memory.simulated import SimulatedMemory
 from tests.builders.elf_writer import ElfCoreBuilder, Piece
@@ -230,6 +233,25 @@ def test_a_log_that_is_damaged_is_printed_up_to_there(cli: Machine, simulated: S
     facts = cli.facts("log", "vmcore", check=1)
     assert [record["text"] for record in facts["records"]] == [f"line {number}" for number in range(5)]
     assert facts["problem"] == "the log ring is damaged: a record of 1 bytes at 120"
+
+
+def test_a_log_of_any_length_is_written_as_it_is_read(
+    simulated: SimulatedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ring that somebody prepared has millions of records: they must not be held until the last one."""
+    printed: list[str] = []
+
+    def records(*_: object) -> Iterator[LogRecord]:
+        for number in range(3):
+            yield LogRecord(number, b"said %d" % number)
+            printed.append(capsys.readouterr().out)
+
+    monkeypatch.setattr(inspect, "read_kernel_log", records)
+    write_vmcore(tmp_path / "vmcore", simulated.memory)
+    assert inspect.log(argparse.Namespace(dump=str(tmp_path / "vmcore"), json=True)) == 0
+    assert [f"said {number}" in piece for number, piece in enumerate(printed)] == [True] * 3
+    facts = json.loads("".join(printed) + capsys.readouterr().out)
+    assert [record["time_ns"] for record in facts["records"]] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("content", ["[", "[" * 100_000, "[]", '{"pages_present": 1}', '{"pages_present": "\\u001b"}'])

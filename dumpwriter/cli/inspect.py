@@ -27,11 +27,12 @@ from vdisk.errors import ComparisonError, FormatError, GhostdumpError, NotAnImag
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from dumpwriter.dumpfile.dump import Dump
     from dumpwriter.dumpfile.pageruns import PageRuns
     from dumpwriter.inspection.difference import Difference
+    from dumpwriter.linux.log_record import LogRecord
 
 DIFFERENT_EXIT_CODE = 1
 JSON_BYTES_MAX = 16 << 20
@@ -64,18 +65,26 @@ def log(arguments: argparse.Namespace) -> int:
     with _opened(arguments.dump) as dump:
         info = known_vmcoreinfo(dump)
         records = read_kernel_log(kernel_address_space(DumpMemory(dump), info), info)
-        if not arguments.json:
-            for record in records:
-                for line in record.lines():
-                    print(line)
-            return 0
-        rows: list[dict[str, Any]] = []
-        problem = None
-        try:
-            rows.extend({"time_ns": record.time_ns, "text": record.text.decode(errors="replace")} for record in records)
-        except FormatError as error:
-            problem = str(error)
-    print_json({"dump": os.path.abspath(arguments.dump), "records": rows, "problem": problem})
+        if arguments.json:
+            return _print_log_as_json(arguments.dump, records)
+        for record in records:
+            for line in record.lines():
+                print(line)
+    return 0
+
+
+def _print_log_as_json(path: str, records: Iterable[LogRecord]) -> int:
+    """One document, written as the records come: a ring that somebody prepared has millions of them."""
+    problem, separator = None, ""
+    print(f'{{\n  "dump": {json.dumps(os.path.abspath(path))},\n  "records": [', end="")
+    try:
+        for record in records:
+            row = {"time_ns": record.time_ns, "text": record.text.decode(errors="replace")}
+            print(f"{separator}\n    {json.dumps(row)}", end="")
+            separator = ","
+    except FormatError as error:
+        problem = str(error)
+    print(f'\n  ],\n  "problem": {json.dumps(problem)}\n}}')
     return FAILED_EXIT_CODE if problem else 0
 
 
