@@ -33,7 +33,7 @@ def _lzo() -> Compress:
 
 
 def _zstd() -> Compress:
-    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compress  # as every zlib stream has
 
 
 def _none() -> Compress:
