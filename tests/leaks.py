@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SHARED_RUNTIME = Path("/run/ghostdump")
+_NAMES_WITHIN_BYTES = 1 << 16  # of a runtime file, in which image and mount point stand; the rest may be 35 MB of hole
 _SETTLE_SECONDS = 3.0  # a process needs a moment to end after its mount is gone
 _POLL_SECONDS = 0.01
 
@@ -136,8 +137,9 @@ def _runtime_files(home: Home) -> Iterator[Leak]:
             yield Leak("runtime file", str(path), "")
     with suppress(FileNotFoundError, PermissionError):  # never made, removed meanwhile, or root's
         for path in SHARED_RUNTIME.iterdir():
-            if os.fsencode(home.prefix) in path.read_bytes():
-                yield Leak("runtime file", str(path), "")
+            with path.open("rb") as file:
+                if os.fsencode(home.prefix) in file.read(_NAMES_WITHIN_BYTES):
+                    yield Leak("runtime file", str(path), "")
 
 
 def _remove(leak: Leak) -> None:
