@@ -42,6 +42,14 @@ class Region(NamedTuple):
         return sum(extent.length for extent in self.extents)
 
 
+class Frame(NamedTuple):
+    """What one slot gives."""
+
+    kind: int
+    payload: bytes
+    pages: list[int]
+
+
 class Dump(NamedTuple):
     """What could be believed: pages by number, all pages that the memory has (None: not known), those of them that the
     level wants, the ELF notes, and the blobs of secondary data."""
@@ -84,19 +92,39 @@ def plain_payload(slot: bytes) -> bytes | None:
 
 def read_dump(image: bytes, region: Region, payload_of: Callable[[bytes], bytes | None] = plain_payload) -> Dump:
     """Every frame that proves itself and can be read. Where a page is in two frames, they must agree."""
+    slots = (_read(image, region, *slot_range(sequence)) for sequence in range(slot_count(region)))
+    frames = [frame_in(slot, region, sequence, payload_of) for sequence, slot in enumerate(slots)]
+    states = tuple(_u32(header, 12) for header in _headers(image, region))
+    return assemble([frame for frame in frames if frame is not None], states)
+
+
+def slot_count(region: Region) -> int:
+    return (region.size - 2 * BLOCK) // SLOT
+
+
+def slot_range(sequence: int) -> tuple[int, int]:
+    """Offset in the region, and length."""
+    return BLOCK + sequence * SLOT, SLOT
+
+
+def frame_in(
+    slot: bytes, region: Region, sequence: int, payload_of: Callable[[bytes], bytes | None] = plain_payload
+) -> Frame | None:
+    """None where no frame proves itself, or where it cannot be read."""
+    if not _is_frame(slot, region, sequence):
+        return None
+    payload = payload_of(slot)
+    return None if payload is None else Frame(_u16(slot, 10), payload, _page_numbers(slot))
+
+
+def assemble(frames: list[Frame], header_states: tuple[int, ...]) -> Dump:
     pages: dict[int, bytes] = {}
     expected: set[int] | None = None
     wanted: set[int] = set()
     notes = b""
     rows: dict[str, tuple[int, bytes]] = {}
     pieces: dict[str, dict[int, bytes]] = {}
-    for sequence in range((region.size - 2 * BLOCK) // SLOT):
-        slot = _read(image, region, BLOCK + sequence * SLOT, SLOT)
-        if not _is_frame(slot, region, sequence):
-            continue
-        kind, payload = _u16(slot, 10), payload_of(slot)
-        if payload is None:
-            continue
+    for kind, payload, numbers in frames:
         if kind == META:
             records = _metadata(payload)
             notes = records.get(NOTES, b"")
@@ -107,11 +135,10 @@ def read_dump(image: bytes, region: Region, payload_of: Callable[[bytes], bytes 
         if kind == SECONDARY:
             _take_pieces(payload, pieces)
             continue
-        for position, page in enumerate(_page_numbers(slot)):
+        for position, page in enumerate(numbers):
             content = payload[position * BLOCK : (position + 1) * BLOCK] if kind == PAGES else bytes(BLOCK)
             assert pages.setdefault(page, content) == content, f"two frames differ on page {page}"
-    states = tuple(_u32(header, 12) for header in _headers(image, region))
-    return Dump(pages, expected, wanted, notes, states, _blobs(pieces, rows))
+    return Dump(pages, expected, wanted, notes, header_states, _blobs(pieces, rows))
 
 
 def _is_boot_record(sector: bytes, offset: int) -> bool:
