@@ -31,8 +31,8 @@ lint: setup-test ## ruff and mypy
 test: lint ## lint, then all tests but the slow ones
 	$(bin)/pytest
 
-prove: setup-test ## kill -9 at 200 random moments of boot, run, dump and recovery (a quarter of an hour)
-	$(bin)/pytest -m slow -s tests/test_machine_kills.py
+prove: setup-test ## every state of the laboratory's worlds; kill -9 at 200 random moments (half an hour)
+	$(bin)/pytest -m slow -s tests/test_lab_prove.py tests/test_machine_kills.py
 
 fuzz_runs := 20000
 fuzz: setup-fuzz ## feed hostile dump files to every reader (fuzz_runs=N inputs for each format)

@@ -26,6 +26,8 @@ CRASH_MUST_NOT_REACH = ("vdisk.ext4", "vdisk.mount", "vdisk.filesystem", "pyfuse
 COMPOSER = "dumpwriter.machine"
 FACES_THE_USER = "dumpwriter.cli"
 PURE = ("dumpwriter.export", "dumpwriter.dumpfile", "dumpwriter.linux", "dumpwriter.inspection")
+LABORATORY = "dumpwriter.lab"
+DOES_NOT_REPLAY = ("random", "secrets", "threading", "time", "trio", "uuid")
 DOES_IO = ("io", "mmap", "os", "pathlib", "shutil", "socket", "subprocess", "tempfile")
 
 
@@ -65,6 +67,16 @@ def test_crash_path_and_recovery_never_reach_the_filesystem() -> None:
 def test_what_knows_formats_and_kernels_does_no_io() -> None:
     wrong = [name for name in importing(PRODUCT, *DOES_IO) if is_within(name, *PURE)]
     assert not wrong, f"{wrong} do I/O: take a read function and a sink from the caller"
+
+
+def test_what_the_laboratory_does_can_be_replayed() -> None:
+    wrong = [name for name in importing(PRODUCT, *DOES_IO, *DOES_NOT_REPLAY) if is_within(name, LABORATORY)]
+    assert not wrong, f"{wrong} would be another case at another time: draw from dumpwriter.lab.chance"
+
+
+def test_the_laboratory_never_reaches_a_machine() -> None:
+    wrong = reaching(PRODUCT, (COMPOSER, FACES_THE_USER, "trio"), of=LABORATORY, but=())
+    assert not wrong, f"the laboratory is the dump's steps and recovery over a disk in memory: {wrong}"
 
 
 def test_who_reads_a_kernel_takes_nothing_from_who_lays_one_out() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dumpwriter import cli
 from dumpwriter.cli import arguments
 from dumpwriter.machine.causes import CAUSES
 from dumpwriter.verdict import Reason
@@ -26,9 +27,21 @@ DOCUMENT = (REPOSITORY / "docs" / "reference.md").read_text()
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    parser = arguments._parser()
-    (action,) = [found for found in parser._actions if isinstance(found, argparse._SubParsersAction)]
-    return dict(action.choices)
+    return dict(commands_of(arguments._parser()))
+
+
+def commands_of(parser: argparse.ArgumentParser, prefix: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """By what one types to get there; what only leads to commands is none itself."""
+    (action,) = subparsers_of(parser)
+    for name, command in action.choices.items():
+        if subparsers_of(command):
+            yield from commands_of(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+def subparsers_of(parser: argparse.ArgumentParser) -> list[Any]:
+    return [found for found in parser._actions if isinstance(found, argparse._SubParsersAction)]
 
 
 def section(heading: str) -> str:
@@ -69,7 +82,7 @@ def must_match(heading: str, *documents: Any) -> None:
 
 
 def test_every_command_has_a_section_and_every_section_a_command() -> None:
-    assert set(re.findall(r"^## ghostdump (\w+)$", DOCUMENT, re.MULTILINE)) == set(commands())
+    assert set(re.findall(r"^## ghostdump (\w+(?: \w+)?)$", DOCUMENT, re.MULTILINE)) == set(commands())
 
 
 @pytest.mark.parametrize("name", commands())
@@ -123,6 +136,11 @@ def test_json_documents_have_the_fields_that_are_listed(machine: Machine) -> Non
     assert set(leaves(machine.facts("recover", machine.image, "--output", machine.directory / "out"))) == set(
         leaves(report)
     )
+
+
+def test_a_certificate_has_the_fields_that_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["lab", "prove", "--writes", "1", "--json"]) == 0
+    must_match("ghostdump lab prove", json.loads(capsys.readouterr().out))
 
 
 def test_the_fields_that_other_programs_use_are_there() -> None:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from dumpwriter.conversion.formats import COMPRESSION_NAMES, DEFAULT_FORMAT, FORMATS
+from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.levels import NAMES as LEVEL_NAMES
 from dumpwriter.levels import parse_level
 from dumpwriter.machine.causes import DEFAULT
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         _read,
         _diff,
         _verify,
+        _lab,
     )
     for add in adders:
         add(commands)
@@ -266,6 +268,27 @@ def _verify(commands: Any) -> None:
     command = _command(commands, "verify", "recover", "verify", "check every frame of the dump, and copy nothing")
     command.add_argument("image", help="an image that no machine runs on")
     _key_file(command)
+    _json(command)
+
+
+def _lab(commands: Any) -> None:
+    laboratory = commands.add_parser("lab", help="every state that a crash can leave, and what recovery makes of it")
+    _lab_prove(laboratory.add_subparsers(metavar="COMMAND", required=True))
+
+
+def _lab_prove(commands: Any) -> None:
+    command = _command(commands, "prove", "lab", "run_prove", "every state of a small disk, with a certificate")
+    command.add_argument(
+        "scenario", nargs="?", choices=SCENARIOS, default="pages", metavar="SCENARIO", help=", ".join(SCENARIOS)
+    )
+    command.add_argument(
+        "--writes",
+        type=int,
+        choices=range(1, 17),
+        default=8,
+        metavar="N",
+        help="writes in flight, 1 to 16; 8 by default",
+    )
     _json(command)
 
 

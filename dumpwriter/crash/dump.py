@@ -187,11 +187,14 @@ def fill_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview) 
 def bytes_to_write(job: DumpJob) -> int:
     """What carrying a job out writes to the disk where no write fails, headers and all."""
     headers_bytes = 2 * len(header_offsets_bytes(job.extents.size_bytes)) * BLOCK_SIZE_BYTES
-    requests = [(len(frames) - 1) * SLOT_SIZE_BYTES + _frame_bytes(job, frames[-1]) for frames in job.plan.requests()]
-    return headers_bytes + sum(requests)
+    requests = job.plan.requests()
+    return headers_bytes + sum(
+        (len(frames) - 1) * SLOT_SIZE_BYTES + frame_size_bytes(job, frames[-1]) for frames in requests
+    )
 
 
-def _frame_bytes(job: DumpJob, frame: FramePlan) -> int:
+def frame_size_bytes(job: DumpJob, frame: FramePlan) -> int:
+    """What a frame takes of its slot: its header block and its payload."""
     if frame.kind == FrameKind.META:
         return BLOCK_SIZE_BYTES + len(job.metadata)
     if frame.kind == FrameKind.SECONDARY:

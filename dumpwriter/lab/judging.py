@@ -1,0 +1,113 @@
+"""The judgement on recovery: what it makes of a disk, against what the disk holds.
+
+What must come out is decided without any check sum: a frame is to be believed where every byte of it is on the disk as
+the dump wrote it, and nowhere else. From the frames that are whole follow the pages, and from these the verdict. A
+reader is anything that makes pages of a disk: the product's recovery is one, and whoever has another one, sharing no
+code with it, lets it judge the same states.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from dumpwriter.formats.region import PAGE_SIZE_BYTES, FrameKind, PageRun
+from dumpwriter.recovery.pageset import PageSet
+from dumpwriter.recovery.scan import recover
+from dumpwriter.verdict import Verdict
+from vdisk.layers.mapped import Mapped
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from dumpwriter.lab.diskstate import DiskState
+    from dumpwriter.lab.world import PlacedFrame, World
+
+
+class Reading(NamedTuple):
+    """What a reader found. Runs are ascending, disjoint and joined; `missing` is None where it does not name pages."""
+
+    verdict: Verdict
+    present: tuple[PageRun, ...]
+    missing: tuple[PageRun, ...] | None
+    wrong_bytes: int
+
+    def is_as(self, expected: Reading) -> bool:
+        missing = expected.missing if self.missing is None else self.missing
+        return self._replace(missing=missing) == expected
+
+
+class Reader(Protocol):
+    """Reads disks of one world."""
+
+    name: str
+
+    def read(self, state: DiskState) -> Reading: ...
+
+
+class Expectation:
+    """What must come out of a state of a world's disk."""
+
+    def __init__(self, world: World) -> None:
+        self._frames = world.frames
+        self._memory = PageRun(0, world.scenario.pages)
+        self._is_whole: dict[Hashable, bool] = {}
+        self._readings: dict[tuple[bool, ...], Reading] = {}
+
+    def of(self, state: DiskState) -> Reading:
+        """A state is compared only where it differs from those before it; equal versions are equal bytes."""
+        whole = tuple(self._holds(state, frame) for frame in self._frames)
+        if whole not in self._readings:
+            self._readings[whole] = self._reading(whole)
+        return self._readings[whole]
+
+    def _holds(self, state: DiskState, frame: PlacedFrame) -> bool:
+        key = frame.plan.sequence, state.version(frame.runs)
+        if key not in self._is_whole:
+            self._is_whole[key] = b"".join(state.read(*run) for run in frame.runs) == frame.content
+        return self._is_whole[key]
+
+    def _reading(self, whole: tuple[bool, ...]) -> Reading:
+        plans = [frame.plan for frame, is_whole in zip(self._frames, whole, strict=True) if is_whole]
+        pages = PageSet.of(run for plan in plans for run in plan.runs)
+        missing = tuple(pages.missing_from([self._memory])) if plans else ()  # without a frame, no size of memory
+        present = pages.runs()
+        if not present:
+            return Reading(Verdict.NONE, present, missing, 0)
+        is_complete = not missing and any(plan.kind == FrameKind.META for plan in plans)
+        return Reading(Verdict.COMPLETE if is_complete else Verdict.PARTIAL, present, missing, 0)
+
+
+class Recovery:
+    """The product's recovery, as it reads any region; every page that it gives is compared with memory."""
+
+    name = "recovery"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def read(self, state: DiskState) -> Reading:
+        comparison = Comparison(self._world.memory)
+        findings = recover(Mapped(state, self._world.extents), self._world.identity, comparison)
+        return Reading(findings.verdict, findings.present, findings.judgement.missing, comparison.wrong_bytes)
+
+
+class Comparison:
+    """A sink that counts the bytes in which pages differ from the memory that went in."""
+
+    def __init__(self, memory: bytes) -> None:
+        self._memory = memory
+        self.wrong_bytes = 0
+
+    def data(self, first_page: int, content: memoryview) -> None:
+        start_bytes = first_page * PAGE_SIZE_BYTES
+        given, expected = (
+            bytes(content),
+            self._memory[start_bytes : start_bytes + content.nbytes],
+        )  # views compare slowly
+        if given != expected:
+            self.wrong_bytes += len(given) - sum(map(operator.eq, given, expected))
+
+    def zeros(self, run: PageRun) -> None:
+        for page in range(run.first_page, run.first_page + run.page_count):
+            self.data(page, memoryview(bytes(PAGE_SIZE_BYTES)))

@@ -1,0 +1,155 @@
+"""The worlds of the laboratory: a small memory, a region that holds an older dump, and the trace of the dump over it.
+
+The trace is what the real plan and the real steps ask of the disk, FUA as a write and a flush. Where the region lies in
+pieces, a request falls into as many writes. All writes between two flushes are in flight together: no order among them
+is assumed. That is more than the writer's four threads can leave, and it is what a disk with a volatile cache may do.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+from dumpwriter.crash import dump
+from dumpwriter.crash.dump import REQUEST_BUFFER_SIZE_BYTES, Cause, DumpJob, Progress
+from dumpwriter.crash.plan import META_COPIES, memory_parts, plan_dump
+from dumpwriter.formats.region import (
+    FIRST_SLOT_OFFSET_BYTES,
+    FRAME_PAGES_MAX,
+    PAGE_SIZE_BYTES,
+    CauseKind,
+    ClassRunRecord,
+    DumpLevel,
+    MemoryRangeRecord,
+)
+from dumpwriter.frames import DumpIdentity, slot_offset_bytes
+from dumpwriter.lab.chance import CaseKey, Chance
+from dumpwriter.memory.physical import MemoryRun
+from dumpwriter.memory.source import PageClass
+from dumpwriter.metadata import Metadata, encode_metadata
+from vdisk.blockdevice import BLOCK_SIZE_BYTES
+from vdisk.extent import Extent, ExtentMap, Run
+from vdisk.layers.mapped import Mapped
+from vdisk.layers.trace import Event, Trace
+from vdisk.layers.write_guard import WriteGuard
+from vdisk.memorydisk import MemoryDisk
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from dumpwriter.frames import FramePlan
+    from dumpwriter.lab.scenario import Scenario
+    from vdisk.blockdevice import BlockDevice
+
+CAUSE = Cause(CauseKind.BUGCHECK, 0xD1, (1, 2, 3, 4), "the laboratory crashed it", 1_700_000_000_000_000_000)
+ARMED_TIME_NS, END_TIME_NS = 1_600_000_000_000_000_000, 1_700_000_001_000_000_000
+CLASS_PAGES = 8  # pages of one worth lie together; their classes take turns
+CLASSES = (PageClass.USER, PageClass.LOG, PageClass.KERNEL_DATA)
+GAP_BLOCKS = 3  # of the disk, between the pieces of the region: what is there belongs to somebody else
+
+
+class PlacedFrame(NamedTuple):
+    """A frame of the plan, the runs of the disk that it takes, and its bytes as they are where nothing went wrong."""
+
+    plan: FramePlan
+    runs: tuple[Run, ...]
+    content: bytes
+
+
+class World(NamedTuple):
+    """`before` is the disk as arming left it, an older dump's frames in the region; `trace` is the dump over it."""
+
+    scenario: Scenario
+    identity: DumpIdentity
+    extents: ExtentMap
+    memory: bytes
+    before: bytes
+    trace: tuple[Event, ...]
+    frames: tuple[PlacedFrame, ...]
+
+
+class Memory:
+    """Physical memory from address 0 on."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read_into(self, physical_bytes: int, buffer: Buffer) -> None:
+        view = memoryview(buffer).cast("B")
+        view[:] = memoryview(self._content)[physical_bytes : physical_bytes + view.nbytes]
+
+
+def build_world(scenario: Scenario) -> World:
+    """The same world at every call, on every machine."""
+    extents = cut_region(scenario)
+    disk = _disk_of_others(extents)
+    older, identity = DumpIdentity(b"an older dump...", 1), DumpIdentity(b"the dump to find", 2)
+    for dump_identity in (older, identity):
+        dump.arm_region(Mapped(disk, extents), dump_identity, extents, ARMED_TIME_NS)
+        before, memory, trace = bytes(disk.content), _memory(scenario, dump_identity), list[Event]()
+        job = _job(scenario, dump_identity, extents, Memory(memory), Trace(disk, trace.append))
+        _carry_out(job)
+    frames = tuple(_place(frame, job, disk) for frame in job.plan.frames)
+    return World(scenario, identity, extents, memory, before, tuple(trace), frames)
+
+
+def cut_region(scenario: Scenario) -> ExtentMap:
+    """Pieces of about one size, the last one first on the disk, so that no two writes can be one."""
+    slots = META_COPIES + -(-scenario.data_pages // FRAME_PAGES_MAX) + bool(scenario.zero_pages)
+    end_block = (slot_offset_bytes(slots) + BLOCK_SIZE_BYTES) // BLOCK_SIZE_BYTES
+    first_block = FIRST_SLOT_OFFSET_BYTES // BLOCK_SIZE_BYTES
+    frame_blocks = slot_offset_bytes(slots - 1) // BLOCK_SIZE_BYTES + 1 - first_block  # the last has a block at least
+    pieces = scenario.writes_in_flight
+    inner = [first_block + frame_blocks * number // pieces for number in range(1, pieces)]
+    place_block, extents = GAP_BLOCKS, []
+    for start, stop in reversed(list(itertools.pairwise([0, *inner, end_block]))):
+        extents.append(Extent(*(BLOCK_SIZE_BYTES * block for block in (start, place_block, stop - start))))
+        place_block += stop - start + GAP_BLOCKS
+    return ExtentMap(reversed(extents))
+
+
+def _disk_of_others(extents: ExtentMap) -> MemoryDisk:
+    size_bytes = extents.end_on_disk_bytes() + GAP_BLOCKS * BLOCK_SIZE_BYTES
+    return MemoryDisk(size_bytes, Chance(CaseKey("disk", 0, 0)).take_bytes(size_bytes))
+
+
+def _memory(scenario: Scenario, identity: DumpIdentity) -> bytes:
+    data = Chance(CaseKey("memory", 0, identity.generation)).take_bytes(scenario.data_pages * PAGE_SIZE_BYTES)
+    return data + bytes(scenario.zero_pages * PAGE_SIZE_BYTES)
+
+
+def _job(scenario: Scenario, identity: DumpIdentity, extents: ExtentMap, memory: Memory, disk: BlockDevice) -> DumpJob:
+    data_bytes, zero_bytes = (pages * PAGE_SIZE_BYTES for pages in (scenario.data_pages, scenario.zero_pages))
+    runs = (MemoryRun(0, data_bytes, is_hole=False), MemoryRun(data_bytes, zero_bytes, is_hole=True))
+    starts = range(0, scenario.pages, CLASS_PAGES)
+    classes = tuple(
+        ClassRunRecord(page_class, start, min(CLASS_PAGES, scenario.pages - start))
+        for start, page_class in zip(starts, itertools.cycle(CLASSES), strict=False)
+    )
+    ranges = (MemoryRangeRecord(0, data_bytes + zero_bytes),)
+    guard = WriteGuard(disk, list(extents.runs(0, extents.size_bytes)))
+    return DumpJob(
+        plan=plan_dump(memory_parts(classes, runs), extents.size_bytes),
+        identity=identity,
+        extents=extents,
+        region=Mapped(guard, extents),
+        memory=memory,
+        metadata=encode_metadata(Metadata(b"", ranges, "laboratory", DumpLevel.AUTOMATIC, classes)),
+        cause=CAUSE,
+        armed_time_ns=ARMED_TIME_NS,
+    )
+
+
+def _carry_out(job: DumpJob) -> None:
+    progress, buffer = Progress(), memoryview(bytearray(REQUEST_BUFFER_SIZE_BYTES))
+    dump.begin(job, progress)
+    for request in job.plan.requests():
+        dump.write_request(job, request, buffer, progress)
+    dump.end(job, progress, END_TIME_NS)
+    assert progress.is_committed and not progress.failure, progress.failure
+
+
+def _place(frame: FramePlan, job: DumpJob, disk: MemoryDisk) -> PlacedFrame:
+    length_bytes = dump.frame_size_bytes(job, frame)
+    runs = tuple(job.extents.runs(frame.region_offset_bytes, length_bytes))
+    return PlacedFrame(frame, runs, b"".join(disk.read(*run) for run in runs))

@@ -1,0 +1,56 @@
+"""The independent reader of regions as a second judge of what the laboratory makes."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
+from dumpwriter.lab.judging import Reading
+from dumpwriter.verdict import Verdict
+from tests.builders import region_reader
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from dumpwriter.lab.diskstate import DiskState
+    from dumpwriter.lab.world import World
+    from vdisk.extent import Run
+
+
+class SecondReader:
+    """Reads a slot once for each of its versions: the bytes are then the same, and the reader keeps nothing in mind."""
+
+    name = "second reader"
+
+    def __init__(self, world: World) -> None:
+        self._memory = world.memory
+        extents = tuple(region_reader.Extent(*extent) for extent in world.extents.extents)
+        self._region = region_reader.Region(world.identity.dump_id, world.identity.generation, extents)
+        ranges = map(region_reader.slot_range, range(region_reader.slot_count(self._region)))
+        self._slots = [tuple(world.extents.runs(*place)) for place in ranges]
+        self._frames: dict[Hashable, region_reader.Frame | None] = {}
+
+    def read(self, state: DiskState) -> Reading:
+        frames = [self._frame(state, sequence, runs) for sequence, runs in enumerate(self._slots)]
+        found = region_reader.assemble([frame for frame in frames if frame is not None], ())
+        wrong_bytes = sum(self._wrong_bytes(page, content) for page, content in found.pages.items())
+        return Reading(Verdict(found.verdict), runs_of(found.pages), None, wrong_bytes)
+
+    def _frame(self, state: DiskState, sequence: int, runs: tuple[Run, ...]) -> region_reader.Frame | None:
+        key = sequence, state.version(runs)
+        if key not in self._frames:
+            slot = b"".join(state.read(*run) for run in runs)
+            self._frames[key] = region_reader.frame_in(slot, self._region, sequence)
+        return self._frames[key]
+
+    def _wrong_bytes(self, page: int, content: bytes) -> int:
+        expected = self._memory[page * PAGE_SIZE_BYTES : (page + 1) * PAGE_SIZE_BYTES]
+        return 0 if content == expected else sum(map(int.__ne__, content, expected))
+
+
+def runs_of(pages: dict[int, bytes]) -> tuple[PageRun, ...]:
+    """Ascending numbers that follow each other lie at one distance from their rank."""
+    groups = itertools.groupby(enumerate(sorted(pages)), key=lambda ranked: ranked[1] - ranked[0])
+    runs = [[page for _, page in group] for _, group in groups]
+    return tuple(PageRun(run[0], len(run)) for run in runs)

@@ -1,0 +1,153 @@
+"""The states of a disk that the laboratory makes: all that a cut can leave, each once, and each cheap to compare."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dumpwriter.lab.chance import CaseKey, Chance
+from dumpwriter.lab.diskstate import DiskState, Patch
+from dumpwriter.lab.enumeration import cuts, epochs, expected_count, state_after
+from dumpwriter.lab.scenario import SCENARIOS
+from dumpwriter.lab.world import build_world
+from vdisk.errors import DeviceError
+from vdisk.extent import Run
+from vdisk.layers.trace import Event
+
+SECTOR = 512
+DISK_SECTORS = 12
+FLUSH = Event("flush", 0, 0, b"")
+
+
+def content(letter: int, sectors: int) -> bytes:
+    """No two sectors of a test are the same."""
+    return b"".join(bytes([letter, sector]).ljust(SECTOR, b"-") for sector in range(sectors))
+
+
+BEFORE = content(0, DISK_SECTORS)
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> list[Event]:
+    """A few epochs of up to four writes that do not overlap within one."""
+    trace: list[Event] = []
+    letters = itertools.count(1)
+    for _ in range(draw(st.integers(0, 3))):
+        ends = sorted(draw(st.sets(st.integers(0, DISK_SECTORS), max_size=5)))
+        for start, stop in draw(st.permutations(list(itertools.pairwise(ends)))):
+            written = content(next(letters), stop - start)
+            trace.append(Event("write", start * SECTOR, len(written), written))
+        trace.append(FLUSH)
+    is_open = draw(st.booleans())
+    return trace[:-1] if is_open else trace
+
+
+def left_by_any_cut(trace: list[Event]) -> set[bytes]:
+    """By the words of the fault model alone: cut anywhere, lose any of the writes since the flush, tear one of them."""
+    left = set()
+    for cut in range(len(trace) + 1):
+        flushed = max((number + 1 for number in range(cut) if trace[number] == FLUSH), default=0)
+        safe = [(event, event.length_bytes) for event in trace[:flushed] if event != FLUSH]
+        for fates in itertools.product(*(range(0, event.length_bytes + 1, SECTOR) for event in trace[flushed:cut])):
+            lengths = [event.length_bytes for event in trace[flushed:cut]]
+            if sum(0 < fate < length for fate, length in zip(fates, lengths, strict=True)) <= 1:
+                left.add(written([*safe, *zip(trace[flushed:cut], fates, strict=True)]))
+    return left
+
+
+def written(prefixes: list[tuple[Event, int]]) -> bytes:
+    disk = bytearray(BEFORE)
+    for event, length in prefixes:
+        disk[event.offset_bytes : event.offset_bytes + length] = event.content[:length]
+    return bytes(disk)
+
+
+@given(traces())
+def test_the_states_are_those_that_a_cut_can_leave(trace: list[Event]) -> None:
+    parts = list(epochs(BEFORE, trace))
+    states = [state_after(part, cut) for part in parts for cut in cuts(part)]
+    assert len(states) == sum(map(expected_count, parts))
+    assert {state.read(0, state.size_bytes) for state in states} == left_by_any_cut(trace)
+
+
+@given(traces())
+def test_no_state_of_an_epoch_is_counted_twice(trace: list[Event]) -> None:
+    for part in epochs(BEFORE, trace):
+        states = [state_after(part, cut) for cut in cuts(part)]
+        assert len({state.read(0, state.size_bytes) for state in states}) == len(states)
+
+
+def test_writes_in_flight_that_overlap_are_more_than_is_counted() -> None:
+    write = Event("write", 0, SECTOR, content(1, 1))
+    with pytest.raises(AssertionError, match="overlap"):
+        list(epochs(BEFORE, [write, write]))
+
+
+contents = st.sampled_from([content(letter, sectors) for letter in (1, 2) for sectors in (2, 3)])
+
+
+@st.composite
+def patches(draw: st.DrawFn) -> Patch:
+    whole = draw(contents)
+    start, stop = sorted((draw(st.integers(0, len(whole))), draw(st.integers(0, len(whole)))))
+    return Patch(draw(st.integers(0, 8)) * SECTOR, whole, start, stop)
+
+
+states = st.lists(patches(), max_size=4).map(lambda drawn: DiskState(BEFORE, drawn))
+ranges = st.tuples(st.integers(0, 5), st.integers(0, 6)).map(lambda drawn: Run(drawn[0] * SECTOR, drawn[1] * SECTOR))
+
+
+@given(states, ranges)
+def test_a_state_reads_as_if_it_had_been_written(state: DiskState, place: Run) -> None:
+    disk = bytearray(BEFORE)
+    for patch in state.patches:
+        start, stop = patch.place_bytes + patch.start_bytes, patch.place_bytes + patch.end_bytes
+        disk[start:stop] = patch.content[patch.start_bytes : patch.end_bytes]
+    assert state.read(*place) == disk[place.physical_bytes : place.physical_bytes + place.length_bytes]
+
+
+@given(states, states, ranges)
+def test_one_version_of_a_range_has_one_content(one: DiskState, other: DiskState, place: Run) -> None:
+    if one.version([place]) == other.version([place]):
+        assert one.read(*place) == other.read(*place)
+
+
+def test_a_tear_elsewhere_changes_no_version() -> None:
+    whole, elsewhere = content(1, 3), [Run(0, 2 * SECTOR)]
+    versions = {DiskState(BEFORE, [Patch(0, whole, 0, end)]).version(elsewhere) for end in (2 * SECTOR, 3 * SECTOR)}
+    assert len(versions) == 1
+
+
+def test_a_state_is_not_written_to() -> None:
+    state = DiskState(BEFORE, [])
+    state.flush()
+    with pytest.raises(DeviceError):
+        state.write_from(0, content(1, 1))
+    with pytest.raises(DeviceError):
+        state.discard(0, SECTOR)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("writes", [1, 4, 8, 16])
+def test_a_region_in_pieces_makes_so_many_writes_in_flight(name: str, writes: int) -> None:
+    world = build_world(SCENARIOS[name]._replace(writes_in_flight=writes))
+    in_flight = max(len(epoch.writes) for epoch in epochs(world.before, world.trace))
+    assert in_flight - writes in range(len(world.frames) // 8 + 1), "a border between requests cuts a piece"
+
+
+def test_chance_is_the_same_everywhere() -> None:
+    chance = Chance(CaseKey("pages", 1, 2))
+    assert chance.take_bytes(4).hex() == "ff4cc4b5"
+    assert [chance.below(1000) for _ in range(5)] == [894, 5, 312, 996, 828]
+
+
+def test_chance_is_fair_and_every_case_has_its_own() -> None:
+    counts = [0] * 7
+    for case in range(7000):
+        counts[Chance(CaseKey("pages", 0, case)).below(7)] += 1
+    assert all(900 < count < 1100 for count in counts)
+    streams = {Chance(CaseKey(name, seed, case)).take_bytes(8) for name in "ab" for seed in (1, 11) for case in (1, 11)}
+    assert len(streams) == 8
