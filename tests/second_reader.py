@@ -6,16 +6,17 @@ import itertools
 from typing import TYPE_CHECKING
 
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
-from dumpwriter.lab.judging import Reading
+from dumpwriter.lab.diskstate import DiskState
+from dumpwriter.lab.judging import VERSIONS_MAX, Reading
+from dumpwriter.lab.memo import Memo
 from dumpwriter.verdict import Verdict
 from tests.builders import region_reader
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-    from dumpwriter.lab.diskstate import DiskState
     from dumpwriter.lab.world import World
     from vdisk.extent import Run
+
+UNREADABLE = b"\xdb"  # no sector of a frame is full of it
 
 
 class SecondReader:
@@ -29,7 +30,7 @@ class SecondReader:
         self._region = region_reader.Region(world.identity.dump_id, world.identity.generation, extents)
         ranges = map(region_reader.slot_range, range(region_reader.slot_count(self._region)))
         self._slots = [tuple(world.extents.runs(*place)) for place in ranges]
-        self._frames: dict[Hashable, region_reader.Frame | None] = {}
+        self._frames: Memo[region_reader.Frame | None] = Memo(VERSIONS_MAX)
 
     def read(self, state: DiskState) -> Reading:
         frames = [self._frame(state, sequence, runs) for sequence, runs in enumerate(self._slots)]
@@ -39,14 +40,25 @@ class SecondReader:
 
     def _frame(self, state: DiskState, sequence: int, runs: tuple[Run, ...]) -> region_reader.Frame | None:
         key = sequence, state.version(runs)
-        if key not in self._frames:
-            slot = b"".join(state.read(*run) for run in runs)
-            self._frames[key] = region_reader.frame_in(slot, self._region, sequence)
-        return self._frames[key]
+        return self._frames.get(key, lambda: self._read_frame(state, sequence, runs))
+
+    def _read_frame(self, state: DiskState, sequence: int, runs: tuple[Run, ...]) -> region_reader.Frame | None:
+        slot = b"".join(readable(state, run) for run in runs)
+        return region_reader.frame_in(slot, self._region, sequence)
 
     def _wrong_bytes(self, page: int, content: bytes) -> int:
         expected = self._memory[page * PAGE_SIZE_BYTES : (page + 1) * PAGE_SIZE_BYTES]
         return 0 if content == expected else sum(map(int.__ne__, content, expected))
+
+
+def readable(state: DiskState, run: Run) -> bytes:
+    """What the disk gives; where it gives nothing, what no frame holds."""
+    content = bytearray(DiskState(state.base, state.patches).read(*run))
+    for bad in state.bad_within(run):
+        start_bytes = max(0, bad.physical_bytes - run.physical_bytes)
+        end_bytes = min(run.length_bytes, bad.physical_bytes + bad.length_bytes - run.physical_bytes)
+        content[start_bytes:end_bytes] = UNREADABLE * (end_bytes - start_bytes)
+    return bytes(content)
 
 
 def runs_of(pages: dict[int, bytes]) -> tuple[PageRun, ...]:

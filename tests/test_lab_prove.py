@@ -59,7 +59,7 @@ def test_a_certificate_is_the_same_everywhere() -> None:
     first, second = (proved(world_of("zeros", 2), Recovery) for _ in range(2))
     assert first == second
     assert first.trace_digest == "a387025e26251cb6f7486fe21c80e3f49e0aa0bff3117dfabe20960357c06d03"
-    assert first.verdict_digest == "a574622008f2e9f254ae27fb99f801c0a15f6013a4f6b13a17c354c1c453e967"
+    assert first.verdict_digest == "a36ecd7907efb41f9b5acd4a08fae6bbd1e8d4be05859652e02de5d4a7a95439"
 
 
 def believe_any_payload(patch: pytest.MonkeyPatch) -> None:
@@ -111,4 +111,4 @@ def test_a_proof_that_fails_says_where_and_fails_the_command(
     assert cli.main(["lab", "prove", "pages", "--writes", "1"]) == 1
     told = capsys.readouterr().out
     assert "disagreements in all" in told
-    assert "instead of NONE: flush 0, then writes [] of those in flight" in told
+    assert "instead of NONE: 0 flushes, then writes [] of those in flight" in told

@@ -141,6 +141,8 @@ def test_json_documents_have_the_fields_that_are_listed(machine: Machine) -> Non
 def test_a_certificate_has_the_fields_that_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["lab", "prove", "--writes", "1", "--json"]) == 0
     must_match("ghostdump lab prove", json.loads(capsys.readouterr().out))
+    assert cli.main(["lab", "run", "--cases", "1", "--json"]) == 0
+    must_match("ghostdump lab run", json.loads(capsys.readouterr().out))
 
 
 def test_the_fields_that_other_programs_use_are_there() -> None:

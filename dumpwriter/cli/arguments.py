@@ -273,14 +273,14 @@ def _verify(commands: Any) -> None:
 
 def _lab(commands: Any) -> None:
     laboratory = commands.add_parser("lab", help="every state that a crash can leave, and what recovery makes of it")
-    _lab_prove(laboratory.add_subparsers(metavar="COMMAND", required=True))
+    experiments = laboratory.add_subparsers(metavar="COMMAND", required=True)
+    _lab_prove(experiments)
+    _lab_run(experiments)
 
 
 def _lab_prove(commands: Any) -> None:
     command = _command(commands, "prove", "lab", "run_prove", "every state of a small disk, with a certificate")
-    command.add_argument(
-        "scenario", nargs="?", choices=SCENARIOS, default="pages", metavar="SCENARIO", help=", ".join(SCENARIOS)
-    )
+    _scenario(command)
     command.add_argument(
         "--writes",
         type=int,
@@ -290,6 +290,25 @@ def _lab_prove(commands: Any) -> None:
         help="writes in flight, 1 to 16; 8 by default",
     )
     _json(command)
+
+
+def _lab_run(commands: Any) -> None:
+    command = _command(commands, "run", "lab", "run_campaign", "cases drawn at random, each with up to three faults")
+    _scenario(command)
+    command.add_argument("--seed", type=_typed(parse_value), default=0, metavar="S", help="which cases; 0 by default")
+    command.add_argument(
+        "--first", type=_typed(parse_value), default=0, metavar="N", help="the number of the first; 0 by default"
+    )
+    command.add_argument(
+        "--cases", type=_typed(parse_count), default=10_000, metavar="N", help="how many; 10000 by default"
+    )
+    _json(command)
+
+
+def _scenario(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "scenario", nargs="?", choices=SCENARIOS, default="pages", metavar="SCENARIO", help=", ".join(SCENARIOS)
+    )
 
 
 def _command(commands: Any, name: str, module: str, function: str, summary: str) -> argparse.ArgumentParser:

@@ -1,9 +1,9 @@
 """The judgement on recovery: what it makes of a disk, against what the disk holds.
 
 What must come out is decided without any check sum: a frame is to be believed where every byte of it is on the disk as
-the dump wrote it, and nowhere else. From the frames that are whole follow the pages, and from these the verdict. A
-reader is anything that makes pages of a disk: the product's recovery is one, and whoever has another one, sharing no
-code with it, lets it judge the same states.
+the dump wrote it and can be read, and nowhere else. From the frames that are whole follow the pages, and from these the
+verdict. A reader is anything that makes pages of a disk: the product's recovery is one, and whoever has another one,
+sharing no code with it, lets it judge the same states.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import operator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, FrameKind, PageRun
+from dumpwriter.lab.memo import Memo
 from dumpwriter.recovery.pageset import PageSet
 from dumpwriter.recovery.scan import recover
 from dumpwriter.verdict import Verdict
+from vdisk.errors import DeviceError
 from vdisk.layers.mapped import Mapped
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from dumpwriter.lab.diskstate import DiskState
     from dumpwriter.lab.world import PlacedFrame, World
+
+VERSIONS_MAX = 1 << 14  # of a piece of the disk, that are remembered
 
 
 class Reading(NamedTuple):
@@ -51,21 +53,17 @@ class Expectation:
     def __init__(self, world: World) -> None:
         self._frames = world.frames
         self._memory = PageRun(0, world.scenario.pages)
-        self._is_whole: dict[Hashable, bool] = {}
-        self._readings: dict[tuple[bool, ...], Reading] = {}
+        self._is_whole: Memo[bool] = Memo(VERSIONS_MAX)
+        self._readings: Memo[Reading] = Memo(VERSIONS_MAX)
 
     def of(self, state: DiskState) -> Reading:
         """A state is compared only where it differs from those before it; equal versions are equal bytes."""
         whole = tuple(self._holds(state, frame) for frame in self._frames)
-        if whole not in self._readings:
-            self._readings[whole] = self._reading(whole)
-        return self._readings[whole]
+        return self._readings.get(whole, lambda: self._reading(whole))
 
     def _holds(self, state: DiskState, frame: PlacedFrame) -> bool:
         key = frame.plan.sequence, state.version(frame.runs)
-        if key not in self._is_whole:
-            self._is_whole[key] = b"".join(state.read(*run) for run in frame.runs) == frame.content
-        return self._is_whole[key]
+        return self._is_whole.get(key, lambda: is_whole(state, frame))
 
     def _reading(self, whole: tuple[bool, ...]) -> Reading:
         plans = [frame.plan for frame, is_whole in zip(self._frames, whole, strict=True) if is_whole]
@@ -76,6 +74,14 @@ class Expectation:
             return Reading(Verdict.NONE, present, missing, 0)
         is_complete = not missing and any(plan.kind == FrameKind.META for plan in plans)
         return Reading(Verdict.COMPLETE if is_complete else Verdict.PARTIAL, present, missing, 0)
+
+
+def is_whole(state: DiskState, frame: PlacedFrame) -> bool:
+    """Whether the disk holds every byte of a frame, and gives it."""
+    try:
+        return b"".join(state.read(*run) for run in frame.runs) == frame.content
+    except DeviceError:
+        return False
 
 
 class Recovery:

@@ -30,16 +30,19 @@ from dumpwriter.metadata import Metadata, encode_metadata
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.extent import Extent, ExtentMap, Run
 from vdisk.layers.mapped import Mapped
-from vdisk.layers.trace import Event, Trace
+from vdisk.layers.trace import Trace
 from vdisk.layers.write_guard import WriteGuard
 from vdisk.memorydisk import MemoryDisk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Buffer
 
     from dumpwriter.frames import FramePlan
     from dumpwriter.lab.scenario import Scenario
     from vdisk.blockdevice import BlockDevice
+    from vdisk.layers.trace import Event
 
 CAUSE = Cause(CauseKind.BUGCHECK, 0xD1, (1, 2, 3, 4), "the laboratory crashed it", 1_700_000_000_000_000_000)
 ARMED_TIME_NS, END_TIME_NS = 1_600_000_000_000_000_000, 1_700_000_001_000_000_000
@@ -83,14 +86,16 @@ def build_world(scenario: Scenario) -> World:
     """The same world at every call, on every machine."""
     extents = cut_region(scenario)
     disk = _disk_of_others(extents)
-    older, identity = DumpIdentity(b"an older dump...", 1), DumpIdentity(b"the dump to find", 2)
-    for dump_identity in (older, identity):
+    for dump_identity in (DumpIdentity(b"an older dump...", 1), DumpIdentity(b"the dump to find", 2)):
         dump.arm_region(Mapped(disk, extents), dump_identity, extents, ARMED_TIME_NS)
-        before, memory, trace = bytes(disk.content), _memory(scenario, dump_identity), list[Event]()
-        job = _job(scenario, dump_identity, extents, Memory(memory), Trace(disk, trace.append))
-        _carry_out(job)
-    frames = tuple(_place(frame, job, disk) for frame in job.plan.frames)
-    return World(scenario, identity, extents, memory, before, tuple(trace), frames)
+        world = World(scenario, dump_identity, extents, _memory(scenario, dump_identity), bytes(disk.content), (), ())
+        job, trace = _carry_out(world, disk, lambda lower: lower)
+    return world._replace(trace=trace, frames=tuple(_place(frame, job, disk) for frame in job.plan.frames))
+
+
+def record(world: World, around: Callable[[BlockDevice], BlockDevice]) -> tuple[Event, ...]:
+    """The dump once more, with something around the disk; what comes through to the disk."""
+    return _carry_out(world, MemoryDisk(len(world.before), world.before), around)[1]
 
 
 def cut_region(scenario: Scenario) -> ExtentMap:
@@ -118,7 +123,22 @@ def _memory(scenario: Scenario, identity: DumpIdentity) -> bytes:
     return data + bytes(scenario.zero_pages * PAGE_SIZE_BYTES)
 
 
-def _job(scenario: Scenario, identity: DumpIdentity, extents: ExtentMap, memory: Memory, disk: BlockDevice) -> DumpJob:
+def _carry_out(
+    world: World, disk: MemoryDisk, around: Callable[[BlockDevice], BlockDevice]
+) -> tuple[DumpJob, tuple[Event, ...]]:
+    """Step by step what the writer's threads do together. What the disk refuses is counted there, and not raised."""
+    trace: list[Event] = []
+    job = _job(world, around(Trace(disk, trace.append)))
+    progress, buffer = Progress(), memoryview(bytearray(REQUEST_BUFFER_SIZE_BYTES))
+    dump.begin(job, progress)
+    for request in job.plan.requests():
+        dump.write_request(job, request, buffer, progress)
+    dump.end(job, progress, END_TIME_NS)
+    return job, tuple(trace)
+
+
+def _job(world: World, disk: BlockDevice) -> DumpJob:
+    scenario, extents = world.scenario, world.extents
     data_bytes, zero_bytes = (pages * PAGE_SIZE_BYTES for pages in (scenario.data_pages, scenario.zero_pages))
     runs = (MemoryRun(0, data_bytes, is_hole=False), MemoryRun(data_bytes, zero_bytes, is_hole=True))
     starts = range(0, scenario.pages, CLASS_PAGES)
@@ -130,23 +150,14 @@ def _job(scenario: Scenario, identity: DumpIdentity, extents: ExtentMap, memory:
     guard = WriteGuard(disk, list(extents.runs(0, extents.size_bytes)))
     return DumpJob(
         plan=plan_dump(memory_parts(classes, runs), extents.size_bytes),
-        identity=identity,
+        identity=world.identity,
         extents=extents,
         region=Mapped(guard, extents),
-        memory=memory,
+        memory=Memory(world.memory),
         metadata=encode_metadata(Metadata(b"", ranges, "laboratory", DumpLevel.AUTOMATIC, classes)),
         cause=CAUSE,
         armed_time_ns=ARMED_TIME_NS,
     )
-
-
-def _carry_out(job: DumpJob) -> None:
-    progress, buffer = Progress(), memoryview(bytearray(REQUEST_BUFFER_SIZE_BYTES))
-    dump.begin(job, progress)
-    for request in job.plan.requests():
-        dump.write_request(job, request, buffer, progress)
-    dump.end(job, progress, END_TIME_NS)
-    assert progress.is_committed and not progress.failure, progress.failure
 
 
 def _place(frame: FramePlan, job: DumpJob, disk: MemoryDisk) -> PlacedFrame:

@@ -1,0 +1,63 @@
+"""A campaign: cases drawn at random, each with up to three faults, each a pure function of scenario, seed and number.
+
+A campaign is cut anywhere into parts, by the numbers of the cases; a part may be run twice, here or elsewhere, and the
+parts together find what the whole finds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from dumpwriter.lab.chance import CaseKey, Chance
+from dumpwriter.lab.faults import FaultKind, draw_faults
+from dumpwriter.lab.passage import Passages
+from dumpwriter.lab.tally import Disagreement, Tally
+from dumpwriter.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dumpwriter.lab.judging import Reader
+    from dumpwriter.lab.world import World
+
+
+class Outcome(NamedTuple):
+    """`verdicts` counts what the first reader found; `faults` in how many cases each kind was, twice where it was."""
+
+    scenario: str
+    seed: int
+    cases: int
+    readers: tuple[str, ...]
+    wrong_bytes: int
+    disagreements: int
+    verdicts: dict[Verdict, int]
+    faults: dict[FaultKind, int]
+    examples: tuple[Disagreement, ...]
+    verdict_digest: str
+
+    @property
+    def holds(self) -> bool:
+        return not self.wrong_bytes and not self.disagreements
+
+
+def run_cases(world: World, readers: Sequence[Reader], seed: int, numbers: Iterable[int]) -> Outcome:
+    """Judge the cases with these numbers. Whoever wants to stop early ends the iteration."""
+    tally, passages, kinds = Tally(world, readers), Passages(world), Counter[FaultKind]()
+    for number in numbers:
+        key = CaseKey(world.scenario.name, seed, number)
+        faults = draw_faults(Chance(key), world)
+        kinds.update(fault.kind for fault in faults)
+        tally.judge(key, passages.state_after(faults))
+    return Outcome(
+        scenario=world.scenario.name,
+        seed=seed,
+        cases=tally.cases,
+        readers=tuple(reader.name for reader in readers),
+        wrong_bytes=tally.wrong_bytes,
+        disagreements=tally.disagreements,
+        verdicts={verdict: tally.verdicts[verdict] for verdict in Verdict},
+        faults={kind: kinds[kind] for kind in FaultKind},
+        examples=tuple(tally.examples),
+        verdict_digest=tally.digest(),
+    )

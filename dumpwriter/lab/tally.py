@@ -1,0 +1,74 @@
+"""What readers make of many states of one world's disk, counted, and where one of them goes wrong.
+
+The digest is a sum over the cases, each hashed with its name. So it does not depend on the order in which they were
+judged, and the sums of the parts of a campaign make the sum of the whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import blake3
+
+from dumpwriter.lab.judging import Expectation, Reader, Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dumpwriter.lab.diskstate import DiskState
+    from dumpwriter.lab.world import World
+    from dumpwriter.verdict import Verdict
+
+DISAGREEMENTS_MAX = 10  # kept to be looked at; all are counted
+DIGEST_SIZE_BYTES = 32
+
+
+class Disagreement(NamedTuple):
+    """A case of which a reader makes something else than the disk holds."""
+
+    reader: str
+    case: str
+    expected: Reading
+    found: Reading
+
+    def __str__(self) -> str:
+        return (
+            f"{self.reader} found {self.found.verdict} with {self.found.wrong_bytes} wrong bytes instead of "
+            f"{self.expected.verdict}: {self.case}"
+        )
+
+
+class Tally:
+    """`verdicts` and the digest are of what the first reader found, the rest of all of them."""
+
+    def __init__(self, world: World, readers: Sequence[Reader]) -> None:
+        self._expectation = Expectation(world)
+        self._readers = readers
+        self.cases = self.wrong_bytes = self.disagreements = 0
+        self.verdicts: Counter[Verdict] = Counter()
+        self.examples: list[Disagreement] = []
+        self._sum = 0
+
+    def judge(self, case: object, state: DiskState) -> None:
+        """`case` is what its text says."""
+        expected = self._expectation.of(state)
+        first, *others = [(reader.name, reader.read(state)) for reader in self._readers]
+        self.cases += 1
+        self.verdicts[first[1].verdict] += 1
+        self._sum += int.from_bytes(blake3.blake3(_line(case, first[1])).digest(), "little")
+        for name, found in (first, *others):
+            self.wrong_bytes += found.wrong_bytes
+            if not found.is_as(expected):
+                self.disagreements += 1
+                if len(self.examples) < DISAGREEMENTS_MAX:
+                    self.examples.append(Disagreement(name, str(case), expected, found))
+
+    def digest(self) -> str:
+        return (self._sum % (1 << 8 * DIGEST_SIZE_BYTES)).to_bytes(DIGEST_SIZE_BYTES, "little").hex()
+
+
+def _line(case: object, reading: Reading) -> bytes:
+    """Without hash order or a type's own spelling in it, so that it is the same on every Python."""
+    present = ",".join(f"{run.first_page}+{run.page_count}" for run in reading.present)
+    return f"{case} {reading.verdict.value} {present} {reading.wrong_bytes}".encode()
