@@ -276,6 +276,8 @@ def _lab(commands: Any) -> None:
     experiments = laboratory.add_subparsers(metavar="COMMAND", required=True)
     _lab_prove(experiments)
     _lab_run(experiments)
+    _lab_replay(experiments)
+    _lab_shrink(experiments)
 
 
 def _lab_prove(commands: Any) -> None:
@@ -303,6 +305,17 @@ def _lab_run(commands: Any) -> None:
         "--cases", type=_typed(parse_count), default=10_000, metavar="N", help="how many; 10000 by default"
     )
     _json(command)
+
+
+def _lab_replay(commands: Any) -> None:
+    command = _command(commands, "replay", "replay", "run", "one case, write by write")
+    command.add_argument("case", help="SCENARIO:SEED:NUMBER, or a line that shrink printed")
+    _json(command)
+
+
+def _lab_shrink(commands: Any) -> None:
+    command = _command(commands, "shrink", "replay", "run_shrink", "the fewest faults by which a case goes wrong")
+    command.add_argument("case", help="a case that does not hold, as run printed it")
 
 
 def _scenario(command: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""lab: what a crash can leave, and what recovery makes of it."""
+"""lab prove and lab run: what a crash can leave, and what recovery makes of it."""
 
 from __future__ import annotations
 

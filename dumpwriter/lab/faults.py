@@ -49,6 +49,9 @@ class FaultKind(StrEnum):
     BIT_ROT = "bit rot"
 
 
+OF_SECTORS = (FaultKind.BAD_SECTORS, FaultKind.UNREADABLE, FaultKind.STALE_SECTORS)
+
+
 class Fault(NamedTuple):
     """One thing that goes wrong. Operations count from 0 in the trace; what a kind has no use for is 0."""
 
@@ -118,9 +121,7 @@ DRAWERS: dict[FaultKind, Callable[[Chance, World], Fault]] = {
     FaultKind.DROPPED_WRITE: _dropped_write,
     FaultKind.MISDIRECTED: _misdirected,
     FaultKind.FAILED: _failed,
-    FaultKind.BAD_SECTORS: _sectors(FaultKind.BAD_SECTORS),
-    FaultKind.UNREADABLE: _sectors(FaultKind.UNREADABLE),
-    FaultKind.STALE_SECTORS: _sectors(FaultKind.STALE_SECTORS),
+    **{kind: _sectors(kind) for kind in OF_SECTORS},
     FaultKind.BIT_ROT: _bit_rot,
 }
 

@@ -6,7 +6,8 @@ itself changes only what becomes of that.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
 
 from dumpwriter.lab.diskstate import DiskState, Patch
 from dumpwriter.lab.faults import FaultKind
@@ -30,6 +31,15 @@ TOLD = (FaultKind.FAILED, FaultKind.BAD_SECTORS)
 TRACES_MAX = 64  # each holds as much as the dump
 
 
+class Fate(NamedTuple):
+    """What becomes of an operation: what of a write arrives, and whether it stays; whether a flush was one."""
+
+    number: int
+    operation: Event
+    patch: Patch | None
+    is_kept: bool
+
+
 class Passages:
     """The passages of one world's dump. What the writer asks is recorded once for all that it is told alike."""
 
@@ -46,7 +56,8 @@ class Passages:
 
     def state_after(self, faults: Sequence[Fault]) -> DiskState:
         """The disk as recovery will find it. Later faults see what earlier ones of their sort have left."""
-        patches = _on_the_disk(self.trace_under(faults), faults)
+        fates = fates_of(self.trace_under(faults), faults)
+        patches = [fate.patch for fate in fates if fate.patch is not None and fate.is_kept]
         for fault in faults:
             if fault.kind == FaultKind.STALE_SECTORS:
                 before, start_bytes = self._world.before, fault.place_bytes
@@ -58,32 +69,35 @@ class Passages:
         return DiskState(self._world.before, patches, bad_runs)
 
 
-def _on_the_disk(trace: Sequence[Event], faults: Sequence[Fault]) -> list[Patch]:
-    """Of what is in flight at a cut, the cut says what is kept; where the power stays, all of it arrives."""
+def fates_of(trace: Sequence[Event], faults: Sequence[Fault]) -> Iterator[Fate]:
+    """Of the writes in flight at a cut, the cut says which are kept; where the power stays, all of them arrive."""
     cut = min((fault for fault in faults if fault.kind == FaultKind.POWER_CUT), default=None)
     lies = {fault.operation for fault in faults if fault.kind == FaultKind.LYING_FLUSH}
-    durable: list[Patch] = []
-    in_flight: list[Patch] = []
-    for number, event in enumerate(trace if cut is None else trace[: cut.operation]):
-        if event.kind == "write":
-            in_flight += _arriving(event, [fault for fault in faults if fault.operation == number])
-        elif number not in lies:
-            durable += in_flight
-            in_flight = []
-    return durable + [patch for rank, patch in enumerate(in_flight) if cut is None or cut.bits >> rank & 1]
+    done = trace if cut is None else trace[: cut.operation]
+    flushes = [number for number, event in enumerate(done) if event.kind == "flush" and number not in lies]
+    flushed = max(flushes, default=-1)
+    in_flight = itertools.count()
+    for number, event in enumerate(done):
+        if event.kind == "flush":
+            yield Fate(number, event, None, number not in lies)
+        else:
+            is_kept = number < flushed or cut is None or bool(cut.bits >> next(in_flight) & 1)
+            yield Fate(
+                number, event, _arriving(event, [fault for fault in faults if fault.operation == number]), is_kept
+            )
 
 
-def _arriving(write: Event, faults: Sequence[Fault]) -> Iterator[Patch]:
-    """What comes of a write."""
+def _arriving(write: Event, faults: Sequence[Fault]) -> Patch | None:
+    """What comes of a write; None where it is dropped."""
     place_bytes, taken_bytes = write.offset_bytes, write.length_bytes
     for fault in faults:
         if fault.kind == FaultKind.DROPPED_WRITE:
-            return
+            return None
         if fault.kind == FaultKind.TORN_WRITE:
             taken_bytes = min(taken_bytes, fault.length_bytes)
         elif fault.kind == FaultKind.MISDIRECTED:
             place_bytes = fault.place_bytes
-    yield Patch(place_bytes, write.content, 0, taken_bytes)
+    return Patch(place_bytes, write.content, 0, taken_bytes)
 
 
 def _rotten(state: DiskState, fault: Fault) -> Patch:

@@ -1,0 +1,132 @@
+"""One case: replayed from its line, told operation by operation, made as simple as it can be and still go wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dumpwriter import cli
+from dumpwriter.lab.campaign import run_cases
+from dumpwriter.lab.case import describe_case, open_case
+from dumpwriter.lab.faults import Fault, FaultKind
+from dumpwriter.lab.judging import Recovery
+from dumpwriter.lab.replay import Laboratory, shrink
+from dumpwriter.recovery import scan
+from vdisk.errors import UsageError
+
+if TYPE_CHECKING:
+    from dumpwriter.lab.world import World
+
+SEED = 5
+
+
+def laboratory_of(world: World) -> Laboratory:
+    return Laboratory(world, [Recovery(world)])
+
+
+def test_a_case_replayed_from_the_text_of_its_faults_is_the_same() -> None:
+    for number in range(40):
+        world, faults = open_case(f"zeros:{SEED}:{number}")
+        again_world, again = open_case(describe_case(world, faults))
+        assert again == faults
+        assert laboratory_of(again_world).replay(again)[1:] == laboratory_of(world).replay(faults)[1:]
+
+
+def test_a_replay_finds_what_the_campaign_found() -> None:
+    world, _ = open_case(f"zeros:{SEED}:0")
+    laboratory = laboratory_of(world)
+    for number in range(20):
+        verdicts = run_cases(world, [Recovery(world)], SEED, [number]).verdicts
+        _, faults = open_case(f"zeros:{SEED}:{number}")
+        assert verdicts[laboratory.replay(faults).expected.verdict] == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "zeros",
+        "zeros:1",
+        "zeros:1:2:3",
+        "zeros:a:b",
+        "elsewhere:1:2",
+        "zeros:bit-rot",
+        "zeros:bit-rot,0,0,0",
+        "zeros:bit-rot,0,0,0,0,0",
+        "zeros:rust,0,0,0,0",
+        "zeros:bit-rot,0,100,0,0",
+        "zeros:bit-rot,0,-512,0,0",
+        "zeros:bit-rot,0,0,0,4096",
+        "zeros:bit-rot,0,99999999488,0,0",
+        "zeros:unreadable-sectors,0,0,99999999488,0",
+        "zeros:bit-rot,0,0,0,0+",
+    ],
+)
+def test_what_is_no_case_is_told(line: str) -> None:
+    with pytest.raises(UsageError, match="is not a case"):
+        open_case(line)
+
+
+def test_the_timeline_tells_what_became_of_each_operation(capsys: pytest.CaptureFixture[str]) -> None:
+    faults = [
+        Fault(FaultKind.POWER_CUT, 12, bits=0b111011111),
+        Fault(FaultKind.LYING_FLUSH, 3),
+        Fault(FaultKind.TORN_WRITE, 5, length_bytes=700),
+        Fault(FaultKind.DROPPED_WRITE, 6),
+        Fault(FaultKind.MISDIRECTED, 7, place_bytes=8192),
+    ]
+    world, _ = open_case("zeros:0:0")
+    assert cli.main(["lab", "replay", describe_case(world, faults)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = {int(line.split()[0]): line[35:] for line in lines if line.strip()[:1].isdigit()}
+    assert told[3] == "lied"
+    assert told[5] == "torn after 700 bytes"
+    assert told[6] == "dropped"
+    assert told[7] == "went to 8192"
+    assert told[8] == "lost at the cut"
+    assert [number for number, fate in told.items() if not fate] == [0, 1, 2, 4, 9, 10, 11]
+    assert any(line.startswith("recovery: ") for line in lines)
+
+
+@pytest.fixture
+def _believes_any_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "payload_is_true", lambda slot, frame: True)
+
+
+@pytest.mark.usefixtures("_believes_any_payload")
+def test_a_case_that_goes_wrong_shrinks_to_one_line_that_goes_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    world, _ = open_case(f"zeros:{SEED}:0")
+    wrong = run_cases(world, [Recovery(world)], SEED, range(200)).examples
+    drawn = {example.case: open_case(example.case)[1] for example in wrong}
+    case = max(drawn, key=lambda line: len(drawn[line]))
+    assert len(drawn[case]) > 1
+    assert cli.main(["lab", "replay", case]) == 1
+    capsys.readouterr()
+    assert cli.main(["lab", "shrink", case]) == 0
+    ghostdump, *words = capsys.readouterr().out.split()
+    assert (ghostdump, len(open_case(words[-1])[1])) == ("ghostdump", 1)
+    assert cli.main([*words, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["wrong_bytes"] > 0
+
+
+def test_what_holds_is_not_shrunk(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["lab", "shrink", "zeros:5:7"]) == 2
+    assert "zeros:5:7 holds" in capsys.readouterr().err
+
+
+def test_shrinking_ends_where_no_fault_can_be_spared_and_none_be_smaller() -> None:
+    """Bad is here: the sector at 4096 is stale, and the third write in flight is kept at a cut."""
+    stale = Fault(FaultKind.STALE_SECTORS, place_bytes=2048, length_bytes=4096)
+    cut = Fault(FaultKind.POWER_CUT, 9, bits=0b10111)
+
+    def is_bad(faults: object) -> bool:
+        assert isinstance(faults, tuple)
+        return any(
+            fault.kind == FaultKind.STALE_SECTORS and fault.place_bytes <= 4096 < fault.place_bytes + fault.length_bytes
+            for fault in faults
+        ) and any(fault.kind == FaultKind.POWER_CUT and fault.bits & 4 for fault in faults)
+
+    smallest = shrink((Fault(FaultKind.BIT_ROT), stale, cut), is_bad)
+    assert smallest == (stale._replace(place_bytes=4096, length_bytes=512), cut._replace(bits=4))
