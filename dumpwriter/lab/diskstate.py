@@ -31,9 +31,14 @@ class Patch(NamedTuple):
 
     def within(self, run: Run) -> Patch | None:
         """The part that lies in a run of the disk; None where there is none."""
-        start_bytes = max(self.start_bytes, run.physical_bytes - self.place_bytes)
-        end_bytes = min(self.end_bytes, run.physical_bytes + run.length_bytes - self.place_bytes)
-        return Patch(self.place_bytes, self.content, start_bytes, end_bytes) if start_bytes < end_bytes else None
+        place_bytes, content, start_bytes, end_bytes = self
+        first_bytes = run.physical_bytes - place_bytes
+        behind_bytes = first_bytes + run.length_bytes
+        if first_bytes <= start_bytes and end_bytes <= behind_bytes:
+            return self if start_bytes < end_bytes else None
+        if end_bytes <= first_bytes or behind_bytes <= start_bytes or start_bytes == end_bytes:
+            return None
+        return Patch(place_bytes, content, max(start_bytes, first_bytes), min(end_bytes, behind_bytes))
 
 
 class DiskState(BlockDevice):
@@ -47,16 +52,16 @@ class DiskState(BlockDevice):
 
     def read_into(self, offset_bytes: int, buffer: Buffer) -> None:
         view = memoryview(buffer).cast("B")
-        end_bytes = offset_bytes + view.nbytes
         self.check_range(offset_bytes, view.nbytes)
-        if self.bad_within(Run(offset_bytes, view.nbytes)):
+        run = Run(offset_bytes, view.nbytes)
+        if self.bad_within(run):
             raise DeviceError(f"{view.nbytes} bytes at {offset_bytes} cannot all be read")
-        view[:] = memoryview(self.base)[offset_bytes:end_bytes]
-        for place_bytes, content, start_bytes, stop_bytes in self.patches:
-            first, stop = max(offset_bytes, place_bytes + start_bytes), min(end_bytes, place_bytes + stop_bytes)
-            if first < stop:
-                source = memoryview(content)[first - place_bytes : stop - place_bytes]
-                view[first - offset_bytes : stop - offset_bytes] = source
+        view[:] = memoryview(self.base)[offset_bytes : offset_bytes + view.nbytes]
+        for patch in self.patches:
+            if (part := patch.within(run)) is not None:
+                first_bytes = part.place_bytes + part.start_bytes - offset_bytes
+                end_bytes = part.place_bytes + part.end_bytes - offset_bytes
+                view[first_bytes:end_bytes] = memoryview(part.content)[part.start_bytes : part.end_bytes]
 
     def version(self, runs: Sequence[Run]) -> Hashable:
         """What decides the bytes in these runs of the disk, and whether they can be read."""
