@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from dumpwriter import cli, frames
+from dumpwriter.crash.plan import MemoryPart, memory_parts
 from dumpwriter.lab.judging import Reader, Recovery
 from dumpwriter.lab.proof import Certificate, prove
 from dumpwriter.lab.scenario import SCENARIOS
@@ -102,6 +103,19 @@ def test_a_fault_in_recovery_is_found(
     assert (certificate.wrong_bytes > 0) == gives_wrong_bytes
     assert {example.reader for example in certificate.examples} == {"recovery"}
     assert "recovery found" in str(certificate.examples[0])
+
+
+def test_a_dump_that_never_writes_a_page_is_no_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recovery gives all that is there, and the fault is the writer's."""
+
+    def forget_the_last(*arguments: Any) -> list[MemoryPart]:
+        return list(memory_parts(*arguments))[:-1]
+
+    monkeypatch.setattr("dumpwriter.lab.world.memory_parts", forget_the_last)
+    certificate = proved(world_of("zeros", 1), Recovery, SecondReader)
+    assert (certificate.wrong_bytes, certificate.disagreements) == (0, 0)
+    assert certificate.undisturbed == Verdict.PARTIAL
+    assert not certificate.holds
 
 
 def test_a_proof_that_fails_says_where_and_fails_the_command(

@@ -17,6 +17,7 @@ from dumpwriter.lab.judging import Recovery
 from dumpwriter.lab.proof import prove
 from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.world import build_world
+from dumpwriter.verdict import Verdict
 
 if TYPE_CHECKING:
     import argparse
@@ -43,6 +44,8 @@ def run_prove(arguments: argparse.Namespace) -> int:
         )
         _print_findings(certificate)
         print(f"  trace    {certificate.trace_digest}")
+        if certificate.undisturbed != Verdict.COMPLETE:
+            print(f"  {certificate.undisturbed} even where nothing goes wrong: pages are never written")
     return 0 if certificate.holds else FAILED_EXIT_CODE
 
 

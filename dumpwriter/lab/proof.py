@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import blake3
 
+from dumpwriter.lab.diskstate import DiskState
 from dumpwriter.lab.enumeration import Cut, cuts, epochs, expected_count, sectors, state_after
+from dumpwriter.lab.judging import Expectation
 from dumpwriter.lab.tally import Disagreement, Tally
 from dumpwriter.verdict import Verdict
 
@@ -32,7 +34,10 @@ class Bound(NamedTuple):
 
 
 class Certificate(NamedTuple):
-    """`verdicts` counts what the first reader found; `wrong_bytes` and `disagreements` are of all readers."""
+    """`verdicts` counts what the first reader found; `wrong_bytes` and `disagreements` are of all readers.
+
+    `undisturbed` is what must come out where nothing goes wrong: a dump that then lacks pages was never a whole one.
+    """
 
     scenario: str
     readers: tuple[str, ...]
@@ -43,12 +48,14 @@ class Certificate(NamedTuple):
     disagreements: int
     verdicts: dict[Verdict, int]
     examples: tuple[Disagreement, ...]
+    undisturbed: Verdict
     trace_digest: str
     verdict_digest: str
 
     @property
     def holds(self) -> bool:
-        return self.states == self.states_expected and not self.wrong_bytes and not self.disagreements
+        is_counted = self.states == self.states_expected
+        return is_counted and self.undisturbed == Verdict.COMPLETE and not self.wrong_bytes and not self.disagreements
 
 
 class CutAfter(NamedTuple):
@@ -85,6 +92,7 @@ def prove(world: World, readers: Sequence[Reader], progress: Callable[[int, int]
         disagreements=tally.disagreements,
         verdicts={verdict: tally.verdicts[verdict] for verdict in Verdict},
         examples=tuple(tally.examples),
+        undisturbed=Expectation(world).of(DiskState(parts[-1].base, ())).verdict,
         trace_digest=digest_of_trace(world.trace),
         verdict_digest=tally.digest(),
     )
