@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dumpwriter import cli, frames
+from dumpwriter.crash import dump
 from dumpwriter.crash.plan import MemoryPart, memory_parts
+from dumpwriter.formats.region import DumpState
 from dumpwriter.lab.judging import Reader, Recovery
 from dumpwriter.lab.proof import Certificate, prove
 from dumpwriter.lab.scenario import SCENARIOS
@@ -19,6 +21,8 @@ from tests.second_reader import SecondReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from dumpwriter.crash.dump import DumpJob, Progress
 
 
 def world_of(name: str, writes_in_flight: int) -> World:
@@ -115,6 +119,17 @@ def test_a_dump_that_never_writes_a_page_is_no_whole_one(monkeypatch: pytest.Mon
     certificate = proved(world_of("zeros", 1), Recovery, SecondReader)
     assert (certificate.wrong_bytes, certificate.disagreements) == (0, 0)
     assert certificate.undisturbed == Verdict.PARTIAL
+    assert not certificate.holds
+
+
+def test_a_flush_that_the_writer_forgets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end_at_once(job: DumpJob, progress: Progress, end_time_ns: int) -> None:
+        dump._write_headers(job, progress, DumpState.WRITTEN, end_time_ns)
+
+    monkeypatch.setattr(dump, "end", end_at_once)
+    certificate = proved(world_of("zeros", 1), Recovery, SecondReader)
+    assert (certificate.wrong_bytes, certificate.disagreements) == (0, 0)
+    assert certificate.premature > 0
     assert not certificate.holds
 
 

@@ -44,6 +44,8 @@ def run_prove(arguments: argparse.Namespace) -> int:
         )
         _print_findings(certificate)
         print(f"  trace    {certificate.trace_digest}")
+        if certificate.premature:
+            print(f"  {certificate.premature} states say that the dump was written to its end, and it was not")
         if certificate.undisturbed != Verdict.COMPLETE:
             print(f"  {certificate.undisturbed} even where nothing goes wrong: pages are never written")
     return 0 if certificate.holds else FAILED_EXIT_CODE

@@ -37,6 +37,8 @@ class Certificate(NamedTuple):
     """`verdicts` counts what the first reader found; `wrong_bytes` and `disagreements` are of all readers.
 
     `undisturbed` is what must come out where nothing goes wrong: a dump that then lacks pages was never a whole one.
+    `premature` counts states in which a header says of less than a COMPLETE dump that it was written to its end: no
+    cut may leave that, for the frames are flushed before.
     """
 
     scenario: str
@@ -49,13 +51,15 @@ class Certificate(NamedTuple):
     verdicts: dict[Verdict, int]
     examples: tuple[Disagreement, ...]
     undisturbed: Verdict
+    premature: int
     trace_digest: str
     verdict_digest: str
 
     @property
     def holds(self) -> bool:
-        is_counted = self.states == self.states_expected
-        return is_counted and self.undisturbed == Verdict.COMPLETE and not self.wrong_bytes and not self.disagreements
+        is_written = self.undisturbed == Verdict.COMPLETE and not self.premature
+        is_found = not self.wrong_bytes and not self.disagreements
+        return self.states == self.states_expected and is_written and is_found
 
 
 class CutAfter(NamedTuple):
@@ -75,10 +79,13 @@ def prove(world: World, readers: Sequence[Reader], progress: Callable[[int, int]
     """Walk through every state of the world. `progress` takes the states done and all."""
     parts = list(epochs(world.before, world.trace))
     expected = sum(map(expected_count, parts))
-    tally = Tally(world, readers)
+    tally, end, premature = Tally(world, readers), DiskState(parts[-1].base, ()), 0
+    told = [(header, end.read(*header)) for header in world.headers]  # by the undisturbed dump: that it was written
     for flushes, epoch in enumerate(parts):
         for cut in cuts(epoch):
-            tally.judge(CutAfter(flushes, cut), state_after(epoch, cut))
+            state = state_after(epoch, cut)
+            verdict = tally.judge(CutAfter(flushes, cut), state).verdict
+            premature += verdict != Verdict.COMPLETE and any(state.read(*header) == content for header, content in told)
             progress(tally.cases, expected)
     return Certificate(
         scenario=world.scenario.name,
@@ -92,7 +99,8 @@ def prove(world: World, readers: Sequence[Reader], progress: Callable[[int, int]
         disagreements=tally.disagreements,
         verdicts={verdict: tally.verdicts[verdict] for verdict in Verdict},
         examples=tuple(tally.examples),
-        undisturbed=Expectation(world).of(DiskState(parts[-1].base, ())).verdict,
+        undisturbed=Expectation(world).of(end).verdict,
+        premature=premature,
         trace_digest=digest_of_trace(world.trace),
         verdict_digest=tally.digest(),
     )

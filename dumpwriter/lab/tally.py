@@ -50,8 +50,8 @@ class Tally:
         self.examples: list[Disagreement] = []
         self._sum = 0
 
-    def judge(self, case: object, state: DiskState) -> None:
-        """`case` is what its text says."""
+    def judge(self, case: object, state: DiskState) -> Reading:
+        """What must come out. `case` is what its text says."""
         expected = self._expectation.of(state)
         first, *others = [(reader.name, reader.read(state)) for reader in self._readers]
         self.cases += 1
@@ -63,6 +63,7 @@ class Tally:
                 self.disagreements += 1
                 if len(self.examples) < DISAGREEMENTS_MAX:
                     self.examples.append(Disagreement(name, str(case), expected, found))
+        return expected
 
     def digest(self) -> str:
         return (self._sum % (1 << 8 * DIGEST_SIZE_BYTES)).to_bytes(DIGEST_SIZE_BYTES, "little").hex()

@@ -16,6 +16,7 @@ from dumpwriter.crash.plan import META_COPIES, memory_parts, plan_dump
 from dumpwriter.formats.region import (
     FIRST_SLOT_OFFSET_BYTES,
     FRAME_PAGES_MAX,
+    HEADER_SIZE_BYTES,
     PAGE_SIZE_BYTES,
     CauseKind,
     ClassRunRecord,
@@ -69,6 +70,12 @@ class World(NamedTuple):
     before: bytes
     trace: tuple[Event, ...]
     frames: tuple[PlacedFrame, ...]
+
+    @property
+    def headers(self) -> tuple[Run, ...]:
+        """Where the two copies of the dump header lie on the disk."""
+        offsets_bytes = dump.header_offsets_bytes(self.extents.size_bytes)
+        return tuple(run for offset in offsets_bytes for run in self.extents.runs(offset, HEADER_SIZE_BYTES))
 
 
 class Memory:
