@@ -21,7 +21,7 @@ from dumpwriter.linux.address_space import kernel_address_space
 from dumpwriter.linux.kernel_log import read_kernel_log
 from dumpwriter.linux.physical import DumpMemory
 from dumpwriter.recovery.crashstore import REPORT
-from dumpwriter.recovery.recognition import holds_dump
+from dumpwriter.recovery.recognition import holds_dump, holds_sealed_dump
 from dumpwriter.sizes import format_count, format_size
 from vdisk.errors import ComparisonError, FormatError, GhostdumpError, NotAnImageError, UsageError, naming
 
@@ -46,6 +46,8 @@ def inspect(arguments: argparse.Namespace) -> int:
         try:
             return show.inspect(arguments)
         except NotAnImageError as error:
+            if holds_sealed_dump(arguments.image):
+                raise
             raise NotAnImageError(f"{error}; nor is it a dump in a format that is read here") from None
     if arguments.key_file:
         raise UsageError("--key-file opens an image; a dump needs no key")
