@@ -16,12 +16,23 @@ from tests.sealed import write_keys
 from tests.test_machine_refusals import refused
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.machines import Machine
+
+
+def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Those of the command and of all commands below it."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from actions(below)
 
 
 def test_every_argument_has_a_help_text() -> None:
     (commands,) = [found for found in arguments._parser()._actions if isinstance(found, argparse._SubParsersAction)]
-    every = [(name, action) for name, parser in commands.choices.items() for action in parser._actions]
+    every = [(name, action) for name, parser in commands.choices.items() for action in actions(parser)]
     lacking = [f"{name} {action.dest}" for name, action in every if not action.help]
     assert not lacking
 

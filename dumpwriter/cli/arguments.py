@@ -273,7 +273,7 @@ def _verify(commands: Any) -> None:
 
 def _lab(commands: Any) -> None:
     laboratory = commands.add_parser("lab", help="every state that a crash can leave, and what recovery makes of it")
-    experiments = laboratory.add_subparsers(metavar="COMMAND", required=True)
+    experiments = laboratory.add_subparsers(metavar="COMMAND", required=True, help="the experiment")
     _lab_prove(experiments)
     _lab_run(experiments)
     _lab_replay(experiments)
