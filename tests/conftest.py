@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,13 @@ def run_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[leaks.Home]:
         patch.setattr(tempfile, "tempdir", None)
         yield home
     _refuse(leaks.wait_for_new(home, set()), "a module or the session")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_arrive() -> None:
+    """A shell ignores SIGINT for what it starts in the background, and what the tests start would inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

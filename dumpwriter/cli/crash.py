@@ -155,8 +155,9 @@ def stop_machine(machine: RuntimeFile, order: Order) -> None:
         if not machine_is_alive(machine):
             return
         _ask(machine, order)
-        _send(pidfd, signal.SIGUSR2)
-        if order.writes and not _wait_for_the_write(machine, pidfd):
+        if not order.writes:
+            _send(pidfd, signal.SIGUSR2)
+        elif not _send_and_wait_for_the_write(machine, pidfd):
             return
         deadline = time.monotonic() + ANSWER_SECONDS
         while machine.state in RUNNING and time.monotonic() < deadline:
@@ -181,13 +182,14 @@ def _ask(machine: RuntimeFile, order: Order) -> None:
     machine[Register.FAULT_STATE] = FaultState.ASKED
 
 
-def _wait_for_the_write(machine: RuntimeFile, pidfd: int) -> bool:
+def _send_and_wait_for_the_write(machine: RuntimeFile, pidfd: int) -> bool:
     """Wait until the machine comes to the write command; False where it ended, True where it has, or does not answer.
 
     Raises `MountError` where it was shut down before. An interrupt ends the waiting, and what was asked for stays.
     """
     try:
         with progress_bar("until it comes to that write"):
+            _send(pidfd, signal.SIGUSR2)
             return _come_to_the_write(machine, pidfd)
     except KeyboardInterrupt:
         raise MountError("no longer waiting; the machine still crashes when it comes to that write") from None
