@@ -29,7 +29,7 @@ lint: setup-test ## ruff and mypy
 	$(bin)/mypy
 
 test: lint ## lint, then all tests but the slow ones
-	$(bin)/pytest
+	$(bin)/pytest --numprocesses auto --dist worksteal
 
 prove: setup-test ## every state of the laboratory's worlds; kill -9 at 200 random moments (half an hour)
 	$(bin)/pytest -m slow -s tests/test_lab_prove.py tests/test_machine_kills.py
