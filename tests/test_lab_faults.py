@@ -22,7 +22,7 @@ from dumpwriter.lab.passage import Passages
 from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.tally import DIGEST_SIZE_BYTES
 from dumpwriter.lab.world import World, build_world
-from dumpwriter.recovery import scan
+from dumpwriter.recovery import slots
 from dumpwriter.verdict import Verdict
 from tests.second_reader import SecondReader
 
@@ -195,7 +195,7 @@ def test_a_case_is_the_same_everywhere(world: World) -> None:
 
 
 def test_a_campaign_finds_a_reader_that_believes_too_much(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "payload_is_true", lambda slot, frame: True)
+    monkeypatch.setattr(slots, "payload_is_true", lambda slot, frame: True)
     outcome = campaign(world, range(300))
     assert outcome.wrong_bytes
     assert {example.reader for example in outcome.examples} == {"recovery"}

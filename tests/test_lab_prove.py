@@ -15,7 +15,7 @@ from dumpwriter.lab.judging import Reader, Recovery
 from dumpwriter.lab.proof import Certificate, prove
 from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.world import World, build_world
-from dumpwriter.recovery import judgement, scan
+from dumpwriter.recovery import judgement, scan, slots
 from dumpwriter.verdict import Reason, Verdict
 from tests.second_reader import SecondReader
 
@@ -68,15 +68,15 @@ def test_a_certificate_is_the_same_everywhere() -> None:
 
 
 def believe_any_payload(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scan, "payload_is_true", lambda slot, frame: True)
+    patch.setattr(slots, "payload_is_true", lambda slot, frame: True)
 
 
 def believe_an_older_dump(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scan, "decode_header", lambda block, identity: frames.decode_header(block, None))
+    patch.setattr(slots, "decode_header", lambda block, identity: frames.decode_header(block, None))
 
 
 def give_up_what_a_first_frame_does_not_explain(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scan, "_slots_to_read", lambda region, header: 2)
+    patch.setattr(scan, "_slots_to_read", lambda slots, header: 2)
 
 
 def call_a_part_the_whole(patch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from dumpwriter.lab.case import describe_case, open_case
 from dumpwriter.lab.faults import Fault, FaultKind
 from dumpwriter.lab.judging import Recovery
 from dumpwriter.lab.replay import Laboratory, shrink
-from dumpwriter.recovery import scan
+from dumpwriter.recovery import slots
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def test_the_timeline_tells_what_became_of_each_operation(capsys: pytest.Capture
 
 @pytest.fixture
 def _believes_any_payload(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "payload_is_true", lambda slot, frame: True)
+    monkeypatch.setattr(slots, "payload_is_true", lambda slot, frame: True)
 
 
 @pytest.mark.usefixtures("_believes_any_payload")

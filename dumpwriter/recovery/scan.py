@@ -1,7 +1,8 @@
 """Recovery: from the region to verified pages and a verdict. Synchronous and pure but for the device it reads.
 
 It trusts the identity it was given (which dump is looked for) and the extents; every frame must prove the rest. It
-needs neither header: the headers only explain. It keeps no object per page: runs, and one buffer for a slot.
+needs neither header: the headers only explain. It keeps no object per page: runs, and one buffer for a slot. What a
+slot holds is found out in `slots`, from its own bytes; here a dump is made of that.
 """
 
 from __future__ import annotations
@@ -9,21 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dumpwriter.crash.dump import header_offsets_bytes
-from dumpwriter.formats.region import PAGE_SIZE_BYTES, SLOT_SIZE_BYTES, FrameKind
-from dumpwriter.frames import (
-    decode_dump_header,
-    decode_header,
-    is_in_place,
-    page_count,
-    payload_is_true,
-    slot_count,
-    slot_offset_bytes,
-)
+from dumpwriter.formats.region import PAGE_SIZE_BYTES, FrameKind
+from dumpwriter.frames import decode_dump_header, page_count, slot_count
 from dumpwriter.metadata import decode_metadata
 from dumpwriter.recovery.blobs import BlobAssembly, Secondary
 from dumpwriter.recovery.judgement import Evidence, judge, judge_closed
 from dumpwriter.recovery.opening import ClosedFrames, Opened, WithoutKey
 from dumpwriter.recovery.pageset import PageSet
+from dumpwriter.recovery.slots import read_piece, read_places, read_slot, slot_buffer
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.errors import DeviceError, FormatError
 
@@ -35,6 +29,7 @@ if TYPE_CHECKING:
     from dumpwriter.metadata import Metadata
     from dumpwriter.recovery.judgement import Judgement
     from dumpwriter.recovery.opening import Opener
+    from dumpwriter.recovery.slots import Slot
     from dumpwriter.verdict import Reason, Verdict
     from vdisk.blockdevice import BlockDevice
     from vdisk.layers.mapped import Mapped
@@ -81,6 +76,34 @@ class Findings(NamedTuple):
         return page_count(self.present)
 
 
+class Slots(Protocol):
+    """The slots of a region, and what its headers say."""
+
+    count: int
+
+    def header(self) -> DumpHeader | None:
+        """The newest of this dump; None where there is none."""
+
+    def read(self, sequence: int) -> Slot:
+        """What is given stands until the next is asked for."""
+
+
+class RegionSlots:
+    """Read one at a time, into one buffer."""
+
+    def __init__(self, region: Mapped, identity: DumpIdentity) -> None:
+        self.count = slot_count(region.size_bytes)
+        self._region = region
+        self._identity = identity
+        self._buffer = slot_buffer()
+
+    def header(self) -> DumpHeader | None:
+        return newest_header(self._region, self._identity)
+
+    def read(self, sequence: int) -> Slot:
+        return read_slot(self._region, self._identity, sequence, self._buffer)
+
+
 def recover(
     region: Mapped,
     identity: DumpIdentity,
@@ -89,23 +112,34 @@ def recover(
     opener: Opener | None = None,
 ) -> Findings:
     """Read every slot once and hand what proves true to the sink. Never raises for what the region holds."""
-    header = newest_header(region, identity)
+    return assemble(RegionSlots(region, identity), sink, progress, opener)
+
+
+def assemble(
+    slots: Slots,
+    sink: PageSink,
+    progress: Callable[[int, int], None] | None = None,
+    opener: Opener | None = None,
+) -> Findings:
+    """Make a dump of what the slots hold."""
+    header = slots.header()
     assembly = _Assembly(sink, header, opener)
-    slots = _slots_to_read(region, header)
-    for slot in range(slots):
-        _take_slot(region, identity, slot, assembly)
+    count = _slots_to_read(slots, header)
+    for sequence in range(count):
+        assembly.take(slots.read(sequence))
         if progress is not None:
-            progress(slot + 1, slots)
+            progress(sequence + 1, count)
     return assembly.findings()
 
 
 def read_metadata(region: Mapped, identity: DumpIdentity) -> Metadata | None:
     """What the first frame of a dump says, or where it is lost the last one; None where both are."""
-    header = newest_header(region, identity)
+    slots = RegionSlots(region, identity)
+    header = slots.header()
     assembly = _Assembly(_Deaf(), header, opener=None)
-    for slot in (0, _slots_to_read(region, header) - 1):
-        if assembly.metadata is None and slot >= 0:
-            _take_slot(region, identity, slot, assembly)
+    for sequence in (0, _slots_to_read(slots, header) - 1):
+        if assembly.metadata is None and sequence >= 0:
+            assembly.take(slots.read(sequence))
     return assembly.metadata
 
 
@@ -126,19 +160,9 @@ def recover_scattered(
     opener: Opener | None = None,
 ) -> Findings:
     """The same from frames that were found one by one, each at the places that it names itself."""
-    assembly = _Assembly(sink, None, opener)
+    assembly, buffer = _Assembly(sink, None, opener), slot_buffer()
     for number, found in enumerate(frames, start=1):
-        buffer = assembly.buffer[: sum(place.length_bytes for place in found.places)]
-        position = 0
-        is_read = True
-        for physical_bytes, length_bytes in found.places:
-            is_read = is_read and assembly.read(disk, physical_bytes, buffer[position : position + length_bytes])
-            position += length_bytes
-        frame = decode_header(buffer[:BLOCK_SIZE_BYTES], identity) if is_read else None
-        if frame is not None and payload_is_true(buffer, frame):
-            assembly.take(frame, buffer[BLOCK_SIZE_BYTES:])
-        else:
-            assembly.frames_damaged += 1
+        assembly.take(read_places(disk, identity, found.places, buffer))
         progress(number, len(frames))
     return assembly.findings()
 
@@ -152,58 +176,28 @@ def recover_one_behind_the_other(
     opener: Opener | None = None,
 ) -> Findings:
     """The same from a file that frames were copied to. What is no frame there is passed over, block by block."""
-    assembly = _Assembly(sink, header, opener)
-    position = 0
-    while position < file.size_bytes:
-        position += _take_piece(file, identity, position, assembly)
-        progress(position, file.size_bytes)
+    assembly, buffer = _Assembly(sink, header, opener), slot_buffer()
+    position_bytes = 0
+    while position_bytes < file.size_bytes:
+        piece = read_piece(file, identity, position_bytes, buffer)
+        assembly.take(piece)
+        position_bytes += piece.frame.size_bytes if piece.frame else BLOCK_SIZE_BYTES
+        progress(position_bytes, file.size_bytes)
     return assembly.findings()
 
 
-def _take_piece(file: BlockDevice, identity: DumpIdentity, position: int, assembly: _Assembly) -> int:
-    """How far it is to where the next piece may be."""
-    head = assembly.buffer[:BLOCK_SIZE_BYTES]
-    frame = decode_header(head, identity) if assembly.read(file, position, head) else None
-    if frame is None:
-        return BLOCK_SIZE_BYTES
-    slot = assembly.buffer[: frame.size_bytes]
-    is_there = position + slot.nbytes <= file.size_bytes and assembly.read(file, position, slot)
-    if is_there and payload_is_true(slot, frame):
-        assembly.take(frame, slot[BLOCK_SIZE_BYTES:])
-        return slot.nbytes
-    assembly.frames_damaged += 1
-    return BLOCK_SIZE_BYTES
-
-
-def _slots_to_read(region: Mapped, header: DumpHeader | None) -> int:
+def _slots_to_read(slots: Slots, header: DumpHeader | None) -> int:
     """All slots; or, where a header of this dump says how many were planned, just those."""
-    slots = slot_count(region.size_bytes)
     planned = header.frames_planned if header else 0
-    return min(slots, planned) if planned else slots
-
-
-def _take_slot(region: Mapped, identity: DumpIdentity, slot: int, assembly: _Assembly) -> None:
-    offset_bytes = slot_offset_bytes(slot)
-    head = assembly.buffer[:BLOCK_SIZE_BYTES]
-    if not assembly.read(region, offset_bytes, head):
-        return
-    frame = decode_header(head, identity)
-    if frame is None or not is_in_place(frame, region.extents) or frame.header.sequence != slot:
-        return
-    payload = assembly.buffer[BLOCK_SIZE_BYTES : BLOCK_SIZE_BYTES + frame.header.payload_size_bytes]
-    if assembly.read(region, offset_bytes + BLOCK_SIZE_BYTES, payload) and payload_is_true(assembly.buffer, frame):
-        assembly.take(frame, payload)
-    else:
-        assembly.frames_damaged += 1
+    return min(slots.count, planned) if planned else slots.count
 
 
 class _Assembly:
     """Frames that proved true, becoming a dump."""
 
     def __init__(self, sink: PageSink, header: DumpHeader | None, opener: Opener | None) -> None:
-        self.buffer = memoryview(bytearray(SLOT_SIZE_BYTES))
-        self.frames_damaged = 0
-        self.reads_failed = 0
+        self._frames_damaged = 0
+        self._reads_failed = 0
         self._sink = sink
         self._header = header
         self._opener = opener or WithoutKey()
@@ -215,24 +209,19 @@ class _Assembly:
         self.metadata: Metadata | None = None
         self._pages_total = 0
 
-    def read(self, device: BlockDevice, offset_bytes: int, buffer: memoryview) -> bool:
-        """False where the disk cannot read it: what is there is lost for now, the rest is not."""
-        try:
-            device.read_into(offset_bytes, buffer)
-        except DeviceError:
-            self.reads_failed += 1
-            return False
-        return True
-
-    def take(self, frame: Frame, payload: memoryview) -> None:
-        """Take a frame that stands in `buffer` and was believed as bytes, as far as it can be opened."""
-        opened = self._opener.open(frame, self.buffer)
+    def take(self, slot: Slot) -> None:
+        """Count what is damaged, and take a frame that was believed as bytes as far as it can be opened."""
+        self._frames_damaged += slot.frames_damaged
+        self._reads_failed += slot.reads_failed
+        if slot.frame is None:
+            return
+        opened = self._opener.open(slot.frame, slot.content)
         if opened is Opened.FALSE:
-            self.frames_damaged += 1
+            self._frames_damaged += 1
         elif opened is Opened.CLOSED:
-            self._closed.add(frame)
+            self._closed.add(slot.frame)
         else:
-            self._take_open(frame, payload)
+            self._take_open(slot.frame, slot.content[BLOCK_SIZE_BYTES:])
 
     def _take_open(self, frame: Frame, payload: memoryview) -> None:
         self._frames_open += 1
@@ -242,9 +231,9 @@ class _Assembly:
             if frame.header.kind == FrameKind.META:
                 self.metadata = decode_metadata(bytes(payload))
             elif frame.header.kind == FrameKind.SECONDARY:
-                self._blobs.take(bytes(payload[: frame.header.payload_size_bytes]))
+                self._blobs.take(bytes(payload))
         except FormatError:
-            self.frames_damaged += 1  # digested, yet wrong: the writer's memory was broken
+            self._frames_damaged += 1  # digested, yet wrong: the writer's memory was broken
         for run in frame.runs:
             length_bytes = 0 if frame.header.kind == FrameKind.ZEROS else run.page_count * PAGE_SIZE_BYTES
             if self._present.add(run):
@@ -263,30 +252,30 @@ class _Assembly:
         if self._header is not None and not self._opener.explains(self._header):
             self._header = None
         evidence = Evidence(
-            self._header, self.metadata, self._pages_total, self._present, self.frames_damaged, self.reads_failed
+            self._header, self.metadata, self._pages_total, self._present, self._frames_damaged, self._reads_failed
         )
         return Findings(
             judge(evidence),
             self._header,
             self.metadata,
             self._present.runs(),
-            self.frames_damaged,
-            self.reads_failed,
+            self._frames_damaged,
+            self._reads_failed,
             self._sealed_for,
             secondary=self._blobs.outcome(self.metadata.secondary if self.metadata else ()),
         )
 
     def _closed_findings(self, fingerprint: bytes) -> Findings:
         """As far as it can be known without the key. What is plain in a sealed dump is not of it."""
-        closed, damaged = self._closed, self.frames_damaged + self._frames_open
-        evidence = Evidence(self._header, None, closed.pages_total, closed.pages, damaged, self.reads_failed)
+        closed, damaged = self._closed, self._frames_damaged + self._frames_open
+        evidence = Evidence(self._header, None, closed.pages_total, closed.pages, damaged, self._reads_failed)
         return Findings(
             judge_closed(evidence, has_metadata=closed.has_metadata),
             self._header,
             None,
             closed.pages.runs(),
             damaged,
-            self.reads_failed,
+            self._reads_failed,
             fingerprint,
             closed.size_bytes,
         )
