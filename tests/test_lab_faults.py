@@ -18,16 +18,19 @@ from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.diskstate import DiskState
 from dumpwriter.lab.faults import DRAWERS, Fault, FaultKind, draw_faults
 from dumpwriter.lab.judging import Expectation, Recovery
-from dumpwriter.lab.passage import Passages
+from dumpwriter.lab.passage import Passages, fates_of
 from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.tally import DIGEST_SIZE_BYTES
-from dumpwriter.lab.world import World, build_world
+from dumpwriter.lab.telling import TOLD
+from dumpwriter.lab.world import World, build_world, recording_of
 from dumpwriter.recovery import slots
 from dumpwriter.verdict import Verdict
 from tests.second_reader import SecondReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from vdisk.extent import Run
 
 SECTOR = 512
 
@@ -37,17 +40,23 @@ def world() -> World:
     return build_world(SCENARIOS["zeros"])
 
 
+@pytest.fixture(scope="module")
+def passages(world: World) -> Passages:
+    return Passages(recording_of(world))
+
+
 def content_of(state: DiskState) -> bytes:
     return DiskState(state.base, state.patches).read(0, state.size_bytes)
 
 
 def drawn(world: World, kind: FaultKind, count: int) -> list[Fault]:
-    return [DRAWERS[kind](Chance(CaseKey("drawn", 0, case)), world) for case in range(count)]
+    draw, _ = DRAWERS[kind]
+    return [draw(Chance(CaseKey("drawn", 0, case)), recording_of(world)) for case in range(count)]
 
 
 def verdict_of(world: World, *faults: Fault) -> Verdict:
     """Of recovery, where both readers find what the disk holds."""
-    state = Passages(world).state_after(faults)
+    state = Passages(recording_of(world)).state_after(faults)
     expected = Expectation(world).of(state)
     for reader in (Recovery(world), SecondReader(world)):
         found = reader.read(state)
@@ -67,7 +76,16 @@ def test_the_table_says_of_every_fault_what_must_come_out() -> None:
     assert [word for word in first_words if word.isupper()] == [*FaultKind.__members__]
 
 
-@pytest.mark.parametrize("kind", [FaultKind.LYING_FLUSH, FaultKind.FAILED])
+HARMLESS = [
+    FaultKind.LYING_FLUSH,
+    FaultKind.LATE_WRITE,
+    FaultKind.FAILED,
+    FaultKind.SHORT_WRITE,
+    FaultKind.FAILED_FLUSHES,
+]
+
+
+@pytest.mark.parametrize("kind", HARMLESS)
 def test_what_costs_nothing_alone(world: World, kind: FaultKind) -> None:
     assert {verdict_of(world, fault) for fault in drawn(world, kind, 40)} == {Verdict.COMPLETE}
 
@@ -76,6 +94,7 @@ DAMAGE = [
     Fault(FaultKind.BAD_SECTORS, length_bytes=SECTOR),
     Fault(FaultKind.UNREADABLE, length_bytes=SECTOR),
     Fault(FaultKind.STALE_SECTORS, length_bytes=SECTOR),
+    Fault(FaultKind.OVERWRITTEN, length_bytes=SECTOR),
     Fault(FaultKind.BIT_ROT, bits=77),
 ]
 
@@ -106,22 +125,85 @@ def test_what_was_flushed_is_safe_from_a_cut_unless_the_flush_lied(world: World)
     assert verdict_of(world, Fault(FaultKind.LYING_FLUSH, committed), kept) == Verdict.COMPLETE
 
 
-def test_a_write_that_fails_is_tried_again_frame_by_frame(world: World) -> None:
+@pytest.mark.parametrize("told", [Fault(FaultKind.FAILED), Fault(FaultKind.SHORT_WRITE, length_bytes=SECTOR)])
+def test_a_write_that_fails_is_tried_again_frame_by_frame(world: World, passages: Passages, told: Fault) -> None:
     written = next(number for number, event in enumerate(world.trace) if event.length_bytes > 4096)
-    trace = Passages(world).trace_under([Fault(FaultKind.FAILED, written)])
+    trace = passages.trace_under([told._replace(operation=written)])
     frames = {(run.physical_bytes, run.length_bytes) for frame in world.frames for run in frame.runs}
     alone = {(event.offset_bytes, event.length_bytes) for event in trace}
     assert frames <= alone
     assert not frames <= {(event.offset_bytes, event.length_bytes) for event in world.trace}
+    assert not told.length_bytes or trace[written].length_bytes == told.length_bytes
 
 
-@pytest.mark.parametrize("kind", FaultKind)
-def test_each_fault_does_to_the_disk_what_the_table_says(world: World, kind: FaultKind) -> None:
+def test_flushes_that_fail_leave_the_dump_to_the_cut(world: World, passages: Passages) -> None:
+    """Nothing says WRITTEN behind a flush that failed, and the frames are lost with the power."""
+    failing = Fault(FaultKind.FAILED_FLUSHES)
+    trace = passages.trace_under([failing])
+    assert {event.kind for event in trace} == {"write"}
+    headers = [header.physical_bytes for header in world.headers]
+    assert sum(event.offset_bytes in headers for event in trace) == len(headers)
+    assert verdict_of(world, failing, Fault(FaultKind.POWER_CUT, len(trace))) == Verdict.NONE
+
+
+def test_a_reset_forgets_what_no_flush_has_covered(world: World) -> None:
+    """It comes before the flush of the frames, and before a frame that is then tried again."""
+    committed = [number for number, event in enumerate(world.trace) if event.kind == "flush"][2]
+    forgetful = Fault(FaultKind.RESET, committed)
+    assert verdict_of(world, forgetful) == Verdict.NONE
+    assert verdict_of(world, forgetful._replace(bits=(1 << len(world.trace)) - 1)) == Verdict.COMPLETE
+    assert verdict_of(world, forgetful._replace(operation=committed + 1)) == Verdict.COMPLETE
+
+
+def test_a_request_that_hangs_costs_what_it_carries_and_the_end_of_the_dump() -> None:
+    """The thread is lost with its request; the second request is another thread's, and nobody ends the dump."""
+    world = build_world(SCENARIOS["requests"])
+    passages = Passages(recording_of(world))
+    frames = [number for number, event in enumerate(world.trace) if event.length_bytes > 4096]
+    hung = Fault(FaultKind.HANGING, frames[0], length_bytes=SECTOR)
+    trace = passages.trace_under([hung])
+    assert trace[frames[0]].length_bytes == SECTOR
+    assert len(trace) > frames[0] + 1
+    assert {event.kind for event in trace[frames[0] :]} == {"write"}
+    assert verdict_of(world, hung) == Verdict.PARTIAL
+    assert verdict_of(world, hung._replace(operation=0)) == Verdict.NONE
+    assert verdict_of(world, hung._replace(operation=len(world.trace) - 1)) == Verdict.COMPLETE
+
+
+def test_a_write_that_comes_late_is_lost_at_a_cut_in_spite_of_the_flush(world: World, passages: Passages) -> None:
+    pages = places(world, FrameKind.PAGES)[0]
+    first = next(number for number, (_, place, length, _) in enumerate(world.trace) if 0 <= pages - place < length)
+    end = len(world.trace)
+    late = Fault(FaultKind.LATE_WRITE, first, bits=end - first)
+    assert verdict_of(world, late) == Verdict.COMPLETE
+    assert verdict_of(world, late, Fault(FaultKind.POWER_CUT, end)) == Verdict.PARTIAL
+    *_, last = fates_of(passages.trace_under([late]), [late])
+    assert (last.number, last.in_words) == (first, "came late")
+
+
+def test_a_frame_is_not_believed_where_its_extent_was_moved_to(world: World) -> None:
+    """It is whole there, among somebody else's blocks."""
+    extents = recording_of(world).extents
+    (pages,) = (frame for frame in world.frames if frame.plan.kind == FrameKind.PAGES)
+    touched = [number for number, extent in enumerate(extents) if any(meet(extent, run) for run in pages.runs)]
+    behind = extents[0].physical_bytes + extents[0].length_bytes  # the last on the disk
+    for number in touched:
+        length_bytes = min(extents[number].length_bytes, len(world.before) - behind)
+        moved = Fault(FaultKind.MOVED_EXTENT, number, behind, length_bytes)
+        assert verdict_of(world, moved) == Verdict.PARTIAL
+    assert touched
+
+
+def meet(one: Run, other: Run) -> bool:
+    first, second = sorted((one, other))
+    return second.physical_bytes < first.physical_bytes + first.length_bytes
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FaultKind if kind not in TOLD])
+def test_each_fault_does_to_the_disk_what_the_table_says(world: World, passages: Passages, kind: FaultKind) -> None:
     """By a plain model of what the fault means, wherever the writer is not told of it."""
-    passages = Passages(world)
     for fault in drawn(world, kind, 25):
-        if kind not in (FaultKind.FAILED, FaultKind.BAD_SECTORS):
-            assert content_of(passages.state_after([fault])) == left_by(world, fault)
+        assert content_of(passages.state_after([fault])) == left_by(world, fault)
 
 
 def left_by(world: World, fault: Fault) -> bytes:
@@ -130,6 +212,7 @@ def left_by(world: World, fault: Fault) -> bytes:
     for number, event in enumerate(world.trace[:end]):
         flushed = number if event.kind == "flush" else flushed
     in_flight = 0
+    late = b""
     for number, event in enumerate(world.trace[:end]):
         place, content = event.offset_bytes, event.content
         if fault.operation == number and fault.kind == FaultKind.DROPPED_WRITE:
@@ -141,18 +224,44 @@ def left_by(world: World, fault: Fault) -> bytes:
         if event.kind == "write" and number > flushed and fault.kind == FaultKind.POWER_CUT:
             content = content if fault.bits >> in_flight & 1 else b""
             in_flight += 1
+        if fault.operation == number and fault.kind == FaultKind.LATE_WRITE:
+            late, content = content, b""
         disk[place : place + len(content)] = content
-    stop = fault.place_bytes + fault.length_bytes
+        if fault.kind == FaultKind.LATE_WRITE and number == fault.operation + fault.bits:
+            disk = with_late(world, disk, fault, late)
+    if fault.kind == FaultKind.LATE_WRITE and fault.operation + fault.bits >= end:
+        disk = with_late(world, disk, fault, late)
+    return damaged(world, disk, fault)
+
+
+def with_late(world: World, disk: bytearray, fault: Fault, content: bytes) -> bytearray:
+    place = world.trace[fault.operation].offset_bytes
+    disk[place : place + len(content)] = content
+    return disk
+
+
+def damaged(world: World, disk: bytearray, fault: Fault) -> bytes:
+    """What comes over it when all is written."""
+    others = Chance(CaseKey("somebody else", 0, 0)).take_bytes(len(disk))
+    start, stop = fault.place_bytes, fault.place_bytes + fault.length_bytes
     if fault.kind == FaultKind.STALE_SECTORS:
-        disk[fault.place_bytes : stop] = world.before[fault.place_bytes : stop]
+        disk[start:stop] = world.before[start:stop]
+    if fault.kind == FaultKind.OVERWRITTEN:
+        disk[start:stop] = others[start:stop]
+    if fault.kind == FaultKind.MOVED_EXTENT:
+        extent = world.extents.extents[fault.operation]
+        old, behind = extent.physical_bytes, extent.physical_bytes + extent.length_bytes
+        content = bytes(disk[old:behind])
+        disk[old:behind] = others[old:behind]
+        disk[start:stop] = content
     if fault.kind == FaultKind.BIT_ROT:
         disk[fault.place_bytes + fault.bits // 8] ^= 1 << fault.bits % 8
     return bytes(disk)
 
 
-def test_sectors_that_cannot_be_read_say_so(world: World) -> None:
+def test_sectors_that_cannot_be_read_say_so(world: World, passages: Passages) -> None:
     place = places(world, FrameKind.PAGES)[0]
-    state = Passages(world).state_after([Fault(FaultKind.UNREADABLE, place_bytes=place, length_bytes=2 * SECTOR)])
+    state = passages.state_after([Fault(FaultKind.UNREADABLE, place_bytes=place, length_bytes=2 * SECTOR)])
     assert state.read(place + 2 * SECTOR, SECTOR)
     for start in (place, place + SECTOR):
         with pytest.raises(OSError, match="cannot all be read"):
@@ -185,12 +294,12 @@ def sum_of(digests: list[str]) -> str:
 
 
 def test_a_case_is_the_same_everywhere(world: World) -> None:
-    assert draw_faults(Chance(CaseKey("zeros", 5, 7)), world) == (
-        Fault(FaultKind.DROPPED_WRITE, operation=13),
-        Fault(FaultKind.UNREADABLE, place_bytes=352768, length_bytes=3072),
+    assert draw_faults(Chance(CaseKey("zeros", 5, 7)), recording_of(world)) == (
+        Fault(FaultKind.LYING_FLUSH, operation=1),
+        Fault(FaultKind.SHORT_WRITE, operation=11, length_bytes=91648),
     )
     assert (
-        campaign(world, range(50)).verdict_digest == "e9d765aacbb1839a9e2e0b82d62b3b1935544d2fa389d45eac8440a81e9a0f84"
+        campaign(world, range(50)).verdict_digest == "cc390f134abdff201e1c158cac7be23c5890c685f561c552305c7be2dc035453"
     )
 
 

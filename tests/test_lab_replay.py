@@ -85,7 +85,7 @@ def test_the_timeline_tells_what_became_of_each_operation(capsys: pytest.Capture
     assert told[5] == "torn after 700 bytes"
     assert told[6] == "dropped"
     assert told[7] == "went to 8192"
-    assert told[8] == "lost at the cut"
+    assert told[8] == "lost in flight"
     assert [number for number, fate in told.items() if not fate] == [0, 1, 2, 4, 9, 10, 11]
     assert any(line.startswith("recovery: ") for line in lines)
 

@@ -15,7 +15,6 @@ from vdisk.errors import UsageError
 if TYPE_CHECKING:
     import argparse
 
-    from dumpwriter.lab.passage import Fate
     from dumpwriter.lab.replay import Replay
 
 
@@ -50,7 +49,7 @@ def _replay_document(replay: Replay) -> dict[str, Any]:
                 "kind": fate.operation.kind,
                 "place_bytes": fate.operation.offset_bytes,
                 "length_bytes": fate.operation.length_bytes,
-                "fate": _describe_fate(fate),
+                "fate": fate.in_words,
             }
             for fate in replay.fates
         ],
@@ -71,27 +70,9 @@ def _print_replay(replay: Replay) -> None:
         numbers = [f"{name} {value}" for name, value in fault._asdict().items() if name != "kind"]
         print(f"{fault.kind}: {', '.join(numbers)}")
     for fate in replay.fates:
-        _, place_bytes, length_bytes, _ = fate.operation
-        what = f"write {length_bytes:>8} at {place_bytes:>9}" if fate.operation.kind == "write" else "flush"
-        print(f"  {fate.number:>3}  {what:<28}{_describe_fate(fate)}".rstrip())
+        print(f"  {fate}")
     for frame, is_whole in replay.frames:
         print(f"  frame {frame.plan.sequence} {frame.plan.kind.name:<9} {'whole' if is_whole else 'lost'}")
     for name, reading in replay.found:
         print(f"{name}: {reading.verdict}, {reading.wrong_bytes} wrong bytes; expected {replay.expected.verdict}")
     print(f"trace {replay.trace_digest}")
-
-
-def _describe_fate(fate: Fate) -> str:
-    write, patch = fate.operation, fate.patch
-    if write.kind == "flush":
-        return "" if fate.is_kept else "lied"
-    if patch is None:
-        return "dropped"
-    if not fate.is_kept:
-        return "lost at the cut"
-    told = []
-    if patch.end_bytes < write.length_bytes:
-        told.append(f"torn after {patch.end_bytes} bytes")
-    if patch.place_bytes != write.offset_bytes:
-        told.append(f"went to {patch.place_bytes}")
-    return ", ".join(told)

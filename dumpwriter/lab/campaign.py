@@ -13,6 +13,7 @@ from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.faults import FaultKind, draw_faults
 from dumpwriter.lab.passage import Passages
 from dumpwriter.lab.tally import Disagreement, Tally
+from dumpwriter.lab.world import recording_of
 from dumpwriter.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -43,10 +44,11 @@ class Outcome(NamedTuple):
 
 def run_cases(world: World, readers: Sequence[Reader], seed: int, numbers: Iterable[int]) -> Outcome:
     """Judge the cases with these numbers. Whoever wants to stop early ends the iteration."""
-    tally, passages, kinds = Tally(world, readers), Passages(world), Counter[FaultKind]()
+    recording = recording_of(world)
+    tally, passages, kinds = Tally(world, readers), Passages(recording), Counter[FaultKind]()
     for number in numbers:
         key = CaseKey(world.scenario.name, seed, number)
-        faults = draw_faults(Chance(key), world)
+        faults = draw_faults(Chance(key), recording)
         kinds.update(fault.kind for fault in faults)
         tally.judge(key, passages.state_after(faults))
     return Outcome(

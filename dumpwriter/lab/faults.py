@@ -4,13 +4,24 @@
     POWER_CUT       stops at an operation; of the writes since      frames that were flushed, and those of which all
                     the last flush any subset is there              came: COMPLETE once all were flushed
     LYING_FLUSH     says of one flush that it was done              COMPLETE; with a cut, as if there were no flush
+    LATE_WRITE      does a write behind later ones, flushes too     COMPLETE; with a cut between, as if not flushed
     TORN_WRITE      takes so many bytes of a write, sectors or not  all but the frames in the rest
     DROPPED_WRITE   says of a write that it was done                all but the frames in it
     MISDIRECTED     writes elsewhere                                all but the frames in it, and those it fell upon
     FAILED          refuses one operation and says so               COMPLETE: what failed is tried again
+    SHORT_WRITE     takes so many sectors of a write and says so    COMPLETE: what failed is tried again
+    FAILED_FLUSHES  refuses all flushes from one on and says so     COMPLETE; with a cut, as if there were no flush
+    RESET           refuses one operation and says so, and forgets  all but the frames in what is forgotten: what
+                    some of the writes since the last flush         failed is tried again
+    HANGING         never answers one operation, of which so many   all but the frames in the rest: the other threads
+                    sectors come                                    go on; NONE where the dump just begins
     BAD_SECTORS     refuses for ever what touches some sectors      all but the frames on them
     UNREADABLE      takes them, and does not give them back         all but the frames on them
     STALE_SECTORS   gives what was there before the dump            all but the frames on them
+    OVERWRITTEN     gives what somebody else wrote there since,     all but the frames on them
+                    over some sectors or a whole extent
+    MOVED_EXTENT    has an extent elsewhere, somebody else's data   all but the frames in it, and those it fell upon
+                    in its place
     BIT_ROT         gives one bit wrong                             all but the frame that it is in
 
 In each row "all" is COMPLETE where no frame of pages is lost and one of the two frames of metadata is left, NONE where
@@ -21,8 +32,9 @@ recovery to this exactly, by what the disk holds and gives.
 
 from __future__ import annotations
 
+import operator
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from vdisk.blockdevice import SECTOR_SIZE_BYTES
 
@@ -30,7 +42,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dumpwriter.lab.chance import Chance
-    from dumpwriter.lab.world import World
+    from dumpwriter.lab.recording import Recording
+
+    Draw = Callable[[Chance, Recording], "Fault"]
+
+Choice = TypeVar("Choice")
 
 FAULTS_MAX = 3  # in one case
 SECTORS_MAX = 16  # that one fault makes bad or stale
@@ -39,106 +55,168 @@ SECTORS_MAX = 16  # that one fault makes bad or stale
 class FaultKind(StrEnum):
     POWER_CUT = "power cut"
     LYING_FLUSH = "lying flush"
+    LATE_WRITE = "late write"
     TORN_WRITE = "torn write"
     DROPPED_WRITE = "dropped write"
     MISDIRECTED = "misdirected write"
     FAILED = "failed operation"
+    SHORT_WRITE = "short write"
+    FAILED_FLUSHES = "failed flushes"
+    RESET = "controller reset"
+    HANGING = "hanging operation"
     BAD_SECTORS = "bad sectors"
     UNREADABLE = "unreadable sectors"
     STALE_SECTORS = "stale sectors"
+    OVERWRITTEN = "overwritten sectors"
+    MOVED_EXTENT = "moved extent"
     BIT_ROT = "bit rot"
 
 
-OF_SECTORS = (FaultKind.BAD_SECTORS, FaultKind.UNREADABLE, FaultKind.STALE_SECTORS)
+OF_SECTORS = (FaultKind.BAD_SECTORS, FaultKind.UNREADABLE, FaultKind.STALE_SECTORS, FaultKind.OVERWRITTEN)
+OF_PARTS = (FaultKind.SHORT_WRITE, FaultKind.HANGING)  # of a write, in whole sectors
 
 
 class Fault(NamedTuple):
     """One thing that goes wrong. Operations count from 0 in the trace; what a kind has no use for is 0."""
 
     kind: FaultKind
-    operation: int = 0
-    place_bytes: int = 0
-    length_bytes: int = 0  # of a torn write, what is taken of it
-    bits: int = 0  # of a cut, which writes in flight are kept; of bit rot, which bit of the sector is wrong
+    operation: int = 0  # of an extent that moves, its number
+    place_bytes: int = 0  # of an extent that moves, where to
+    length_bytes: int = 0  # of a write that ends early, what is taken of it
+    bits: int = 0  # which writes in flight are kept; which bit of a sector is wrong; how many operations late
 
 
-def draw_faults(chance: Chance, world: World) -> tuple[Fault, ...]:
-    """One to three, of any kinds."""
-    kinds = list(DRAWERS)
-    return tuple(DRAWERS[kinds[chance.below(len(kinds))]](chance, world) for _ in range(1 + chance.below(FAULTS_MAX)))
+def draw_faults(chance: Chance, recording: Recording) -> tuple[Fault, ...]:
+    """One to three, of any kinds that the recording has something for."""
+    draws = [draw for draw, needed in DRAWERS.values() if needed(recording)]
+    return tuple(draws[chance.below(len(draws))](chance, recording) for _ in range(1 + chance.below(FAULTS_MAX)))
 
 
-def _power_cut(chance: Chance, world: World) -> Fault:
+def _power_cut(chance: Chance, recording: Recording) -> Fault:
     """Behind the last operation, too: a flush may have lied."""
-    operation = chance.below(len(world.trace) + 1)
-    return Fault(FaultKind.POWER_CUT, operation, bits=chance.below(1 << len(world.trace)))
+    operation = chance.below(len(recording.trace) + 1)
+    return Fault(FaultKind.POWER_CUT, operation, bits=_subset(chance, recording))
 
 
-def _lying_flush(chance: Chance, world: World) -> Fault:
-    return Fault(FaultKind.LYING_FLUSH, _one_of(chance, _operations(world, "flush")))
+def _lying_flush(chance: Chance, recording: Recording) -> Fault:
+    return Fault(FaultKind.LYING_FLUSH, _one_of(chance, recording.flushes))
 
 
-def _torn_write(chance: Chance, world: World) -> Fault:
+def _late_write(chance: Chance, recording: Recording) -> Fault:
+    operation = _one_of(chance, recording.writes)
+    return Fault(FaultKind.LATE_WRITE, operation, bits=1 + chance.below(len(recording.trace) - operation))
+
+
+def _torn_write(chance: Chance, recording: Recording) -> Fault:
     """Half of them between two sectors."""
-    operation = _one_of(chance, _operations(world, "write"))
-    taken_bytes = chance.below(world.trace[operation].length_bytes)
+    operation = _one_of(chance, recording.writes)
+    taken_bytes = chance.below(recording.trace[operation].length_bytes)
     if chance.below(2):
         taken_bytes -= taken_bytes % SECTOR_SIZE_BYTES
     return Fault(FaultKind.TORN_WRITE, operation, length_bytes=taken_bytes)
 
 
-def _dropped_write(chance: Chance, world: World) -> Fault:
-    return Fault(FaultKind.DROPPED_WRITE, _one_of(chance, _operations(world, "write")))
+def _dropped_write(chance: Chance, recording: Recording) -> Fault:
+    return Fault(FaultKind.DROPPED_WRITE, _one_of(chance, recording.writes))
 
 
-def _misdirected(chance: Chance, world: World) -> Fault:
+def _misdirected(chance: Chance, recording: Recording) -> Fault:
     """To where it still fits; half of them to where another write belongs."""
-    operation = _one_of(chance, _operations(world, "write"))
-    return Fault(FaultKind.MISDIRECTED, operation, _place(chance, world, world.trace[operation].length_bytes))
+    operation = _one_of(chance, recording.writes)
+    place_bytes = _place(chance, recording, recording.trace[operation].length_bytes)
+    return Fault(FaultKind.MISDIRECTED, operation, place_bytes)
 
 
-def _failed(chance: Chance, world: World) -> Fault:
-    return Fault(FaultKind.FAILED, chance.below(len(world.trace)))
+def _failed(chance: Chance, recording: Recording) -> Fault:
+    return Fault(FaultKind.FAILED, chance.below(len(recording.trace)))
 
 
-def _sectors(kind: FaultKind) -> Callable[[Chance, World], Fault]:
-    def draw(chance: Chance, world: World) -> Fault:
-        length_bytes = (1 + chance.below(SECTORS_MAX)) * SECTOR_SIZE_BYTES
-        return Fault(kind, place_bytes=_place(chance, world, length_bytes), length_bytes=length_bytes)
+def _short_write(chance: Chance, recording: Recording) -> Fault:
+    operation = _one_of(chance, recording.writes)
+    return Fault(FaultKind.SHORT_WRITE, operation, length_bytes=_part(chance, recording, operation))
+
+
+def _failed_flushes(chance: Chance, recording: Recording) -> Fault:
+    return Fault(FaultKind.FAILED_FLUSHES, _one_of(chance, recording.flushes))
+
+
+def _reset(chance: Chance, recording: Recording) -> Fault:
+    return Fault(FaultKind.RESET, chance.below(len(recording.trace)), bits=_subset(chance, recording))
+
+
+def _hanging(chance: Chance, recording: Recording) -> Fault:
+    operation = chance.below(len(recording.trace))
+    return Fault(FaultKind.HANGING, operation, length_bytes=_part(chance, recording, operation))
+
+
+def _sectors(kind: FaultKind) -> Draw:
+    def draw(chance: Chance, recording: Recording) -> Fault:
+        disk_sectors = len(recording.before) // SECTOR_SIZE_BYTES
+        length_bytes = (1 + chance.below(min(SECTORS_MAX, disk_sectors))) * SECTOR_SIZE_BYTES
+        return Fault(kind, place_bytes=_place(chance, recording, length_bytes), length_bytes=length_bytes)
 
     return draw
 
 
-def _bit_rot(chance: Chance, world: World) -> Fault:
+def _overwritten(chance: Chance, recording: Recording) -> Fault:
+    """Half of them a whole extent, as when its file was removed."""
+    if recording.extents and chance.below(2):
+        place_bytes, length_bytes = _one_of(chance, recording.extents)
+        return Fault(FaultKind.OVERWRITTEN, place_bytes=place_bytes, length_bytes=length_bytes)
+    return _sectors(FaultKind.OVERWRITTEN)(chance, recording)
+
+
+def _moved_extent(chance: Chance, recording: Recording) -> Fault:
+    number = chance.below(len(recording.extents))
+    length_bytes = recording.extents[number].length_bytes
+    return Fault(FaultKind.MOVED_EXTENT, number, _place(chance, recording, length_bytes), length_bytes)
+
+
+def _bit_rot(chance: Chance, recording: Recording) -> Fault:
     bit = chance.below(8 * SECTOR_SIZE_BYTES)
-    return Fault(FaultKind.BIT_ROT, place_bytes=_place(chance, world, SECTOR_SIZE_BYTES), bits=bit)
+    return Fault(FaultKind.BIT_ROT, place_bytes=_place(chance, recording, SECTOR_SIZE_BYTES), bits=bit)
 
 
-DRAWERS: dict[FaultKind, Callable[[Chance, World], Fault]] = {
-    FaultKind.POWER_CUT: _power_cut,
-    FaultKind.LYING_FLUSH: _lying_flush,
-    FaultKind.TORN_WRITE: _torn_write,
-    FaultKind.DROPPED_WRITE: _dropped_write,
-    FaultKind.MISDIRECTED: _misdirected,
-    FaultKind.FAILED: _failed,
-    **{kind: _sectors(kind) for kind in OF_SECTORS},
-    FaultKind.BIT_ROT: _bit_rot,
+TRACE, WRITES, FLUSHES, EXTENTS = map(operator.attrgetter, ("trace", "writes", "flushes", "extents"))
+
+# How each is drawn, and of what a recording must have some for it.
+DRAWERS: dict[FaultKind, tuple[Draw, operator.attrgetter[Sequence[object]]]] = {
+    FaultKind.POWER_CUT: (_power_cut, TRACE),
+    FaultKind.LYING_FLUSH: (_lying_flush, FLUSHES),
+    FaultKind.LATE_WRITE: (_late_write, WRITES),
+    FaultKind.TORN_WRITE: (_torn_write, WRITES),
+    FaultKind.DROPPED_WRITE: (_dropped_write, WRITES),
+    FaultKind.MISDIRECTED: (_misdirected, WRITES),
+    FaultKind.FAILED: (_failed, TRACE),
+    FaultKind.SHORT_WRITE: (_short_write, WRITES),
+    FaultKind.FAILED_FLUSHES: (_failed_flushes, FLUSHES),
+    FaultKind.RESET: (_reset, TRACE),
+    FaultKind.HANGING: (_hanging, TRACE),
+    **{kind: (_sectors(kind), TRACE) for kind in OF_SECTORS},
+    FaultKind.OVERWRITTEN: (_overwritten, TRACE),
+    FaultKind.MOVED_EXTENT: (_moved_extent, EXTENTS),
+    FaultKind.BIT_ROT: (_bit_rot, TRACE),
 }
 
 
-def _place(chance: Chance, world: World, length_bytes: int) -> int:
-    """A sector from which so much fits on the disk: anywhere, or where a frame or a write begins."""
-    last_bytes = len(world.before) - length_bytes
-    if chance.below(2):
+def _subset(chance: Chance, recording: Recording) -> int:
+    """Of the writes that may be in flight, as bits."""
+    return int.from_bytes(chance.take_bytes(len(recording.trace) // 8 + 1), "little") % (1 << len(recording.trace))
+
+
+def _part(chance: Chance, recording: Recording, operation: int) -> int:
+    """None of it, some sectors or all; none of a flush."""
+    sectors = recording.trace[operation].length_bytes // SECTOR_SIZE_BYTES
+    return chance.below(sectors + 1) * SECTOR_SIZE_BYTES
+
+
+def _place(chance: Chance, recording: Recording, length_bytes: int) -> int:
+    """A sector from which so much fits on the disk: anywhere, or where something begins."""
+    last_bytes = len(recording.before) - length_bytes
+    if chance.below(2) or not recording.places:
         return chance.below(last_bytes // SECTOR_SIZE_BYTES + 1) * SECTOR_SIZE_BYTES
-    writes = [world.trace[operation].offset_bytes for operation in _operations(world, "write")]
-    frames = [run.physical_bytes for frame in world.frames for run in frame.runs]
-    return min(_one_of(chance, writes + frames), last_bytes)
+    return min(_one_of(chance, recording.places), last_bytes)
 
 
-def _operations(world: World, kind: str) -> list[int]:
-    return [number for number, event in enumerate(world.trace) if event.kind == kind]
-
-
-def _one_of(chance: Chance, choices: Sequence[int]) -> int:
+def _one_of(chance: Chance, choices: Sequence[Choice]) -> Choice:
     return choices[chance.below(len(choices))]

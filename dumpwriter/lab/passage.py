@@ -1,34 +1,31 @@
-"""A dump's passage through a disk with faults: from what the writer asks to what is on the disk in the end.
+"""A writer's passage through a disk with faults: from what it asks to what is on the disk in the end.
 
-What the disk says has failed changes what the writer asks next, so the real steps are run over it. What it keeps to
-itself changes only what becomes of that.
+What the disk says has failed changes what the writer asks next, so the writer is run over it. What it keeps to itself
+changes only what becomes of that.
 """
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
+from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.diskstate import DiskState, Patch
 from dumpwriter.lab.faults import FaultKind
 from dumpwriter.lab.memo import Memo
-from dumpwriter.lab.world import record
-from vdisk.blockdevice import SECTOR_SIZE_BYTES, BlockDevice, Layer
-from vdisk.errors import DeviceError
+from dumpwriter.lab.telling import TOLD, telling
+from vdisk.blockdevice import SECTOR_SIZE_BYTES
 from vdisk.extent import Run
-from vdisk.layers.media_faults import MediaFaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from typing_extensions import Buffer
-
     from dumpwriter.lab.faults import Fault
-    from dumpwriter.lab.world import World
+    from dumpwriter.lab.recording import Recording
     from vdisk.layers.trace import Event
 
-TOLD = (FaultKind.FAILED, FaultKind.BAD_SECTORS)
-TRACES_MAX = 64  # each holds as much as the dump
+TRACES_MAX = 64  # each holds as much as the writer writes
+SOMEBODY_ELSE = CaseKey("somebody else", 0, 0)  # whose data lies where the file's is no longer
+CANNOT_BE_READ = (FaultKind.UNREADABLE, FaultKind.BAD_SECTORS)
 
 
 class Fate(NamedTuple):
@@ -38,53 +35,123 @@ class Fate(NamedTuple):
     operation: Event
     patch: Patch | None
     is_kept: bool
+    is_late: bool = False
+
+    def __str__(self) -> str:
+        _, place_bytes, length_bytes, _ = self.operation
+        what = f"write {length_bytes:>8} at {place_bytes:>9}" if self.operation.kind == "write" else "flush"
+        return f"{self.number:>3}  {what:<28}{self.in_words}".rstrip()
+
+    @property
+    def in_words(self) -> str:
+        """Empty where nothing is out of the ordinary."""
+        write, patch = self.operation, self.patch
+        if write.kind == "flush":
+            return "" if self.is_kept else "lied"
+        if patch is None:
+            return "dropped"
+        if not self.is_kept:
+            return "lost in flight"
+        told = []
+        if patch.end_bytes < write.length_bytes:
+            told.append(f"torn after {patch.end_bytes} bytes")
+        if patch.place_bytes != write.offset_bytes:
+            told.append(f"went to {patch.place_bytes}")
+        if self.is_late:
+            told.append("came late")
+        return ", ".join(told)
 
 
 class Passages:
-    """The passages of one world's dump. What the writer asks is recorded once for all that it is told alike."""
+    """The passages of one recorded run. What the writer asks is recorded once for all that it is told alike."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
         self._traces: Memo[tuple[Event, ...]] = Memo(TRACES_MAX)
+        self._others = Chance(SOMEBODY_ELSE).take_bytes(len(recording.before))
 
     def trace_under(self, faults: Sequence[Fault]) -> tuple[Event, ...]:
         """What comes to the disk when the writer is told of these faults."""
         told = tuple(fault for fault in faults if fault.kind in TOLD)
         if not told:
-            return self._world.trace
-        return self._traces.get(told, lambda: record(self._world, lambda disk: _telling(disk, told)))
+            return self._recording.trace
+        return self._traces.get(told, lambda: self._recording.again(lambda disk: telling(disk, told)))
 
     def state_after(self, faults: Sequence[Fault]) -> DiskState:
-        """The disk as recovery will find it. Later faults see what earlier ones of their sort have left."""
+        """The disk as its reader will find it. Later faults see what earlier ones of their sort have left."""
         fates = fates_of(self.trace_under(faults), faults)
         patches = [fate.patch for fate in fates if fate.patch is not None and fate.is_kept]
         for fault in faults:
-            if fault.kind == FaultKind.STALE_SECTORS:
-                before, start_bytes = self._world.before, fault.place_bytes
-                patches.append(Patch(0, before, start_bytes, start_bytes + fault.length_bytes))
-            elif fault.kind == FaultKind.BIT_ROT:
-                patches.append(_rotten(DiskState(self._world.before, patches), fault))
-        unreadable = (FaultKind.UNREADABLE, FaultKind.BAD_SECTORS)
-        bad_runs = [Run(fault.place_bytes, fault.length_bytes) for fault in faults if fault.kind in unreadable]
-        return DiskState(self._world.before, patches, bad_runs)
+            patches += self._afterwards(fault, patches)
+        bad_runs = [Run(fault.place_bytes, fault.length_bytes) for fault in faults if fault.kind in CANNOT_BE_READ]
+        return DiskState(self._recording.before, patches, bad_runs)
+
+    def _afterwards(self, fault: Fault, patches: Sequence[Patch]) -> tuple[Patch, ...]:
+        """What comes over it all when the writer is done."""
+        kind, number, place_bytes, length_bytes, _ = fault
+        if kind == FaultKind.STALE_SECTORS:
+            return (Patch(0, self._recording.before, place_bytes, place_bytes + length_bytes),)
+        if kind == FaultKind.OVERWRITTEN:
+            return (Patch(0, self._others, place_bytes, place_bytes + length_bytes),)
+        state = DiskState(self._recording.before, patches)
+        if kind == FaultKind.MOVED_EXTENT:
+            extent = self._recording.extents[number]
+            gone = Patch(0, self._others, extent.physical_bytes, extent.physical_bytes + extent.length_bytes)
+            return gone, Patch(place_bytes, state.read(*extent), 0, extent.length_bytes)
+        return (_rotten(state, fault),) if kind == FaultKind.BIT_ROT else ()
 
 
 def fates_of(trace: Sequence[Event], faults: Sequence[Fault]) -> Iterator[Fate]:
-    """Of the writes in flight at a cut, the cut says which are kept; where the power stays, all of them arrive."""
+    """In the order in which they come to the disk. Where the power stays, all of them come.
+
+    Of the writes in flight at a cut, and of those that a reset finds, the fault says which are kept.
+    """
     cut = min((fault for fault in faults if fault.kind == FaultKind.POWER_CUT), default=None)
     lies = {fault.operation for fault in faults if fault.kind == FaultKind.LYING_FLUSH}
     done = trace if cut is None else trace[: cut.operation]
-    flushes = [number for number, event in enumerate(done) if event.kind == "flush" and number not in lies]
-    flushed = max(flushes, default=-1)
-    in_flight = itertools.count()
-    for number, event in enumerate(done):
+    arrivals = _in_order_of_arrival(done, faults)
+    resets = [fault for fault in faults if fault.kind == FaultKind.RESET and fault.operation <= len(trace)]
+    losses = resets if cut is None else [*(reset for reset in resets if reset.operation < cut.operation), cut]
+    lost: set[int] = set()
+    for loss in losses:
+        in_flight = _in_flight(arrivals, lies, loss.operation)
+        lost.update(number for bit, number in enumerate(in_flight) if not loss.bits >> bit & 1)
+    for arrival in arrivals:
+        number, event = arrival.number, arrival.event
         if event.kind == "flush":
             yield Fate(number, event, None, number not in lies)
         else:
-            is_kept = number < flushed or cut is None or bool(cut.bits >> next(in_flight) & 1)
-            yield Fate(
-                number, event, _arriving(event, [fault for fault in faults if fault.operation == number]), is_kept
-            )
+            struck = [fault for fault in faults if fault.operation == number]
+            yield Fate(number, event, _arriving(event, struck), number not in lost, arrival.is_late)
+
+
+class _Arrival(NamedTuple):
+    """An operation as it comes to the disk: behind the operation `behind`, which is itself where it is not late."""
+
+    behind: int
+    is_late: bool
+    number: int
+    event: Event
+
+
+def _in_order_of_arrival(done: Sequence[Event], faults: Sequence[Fault]) -> list[_Arrival]:
+    late = {fault.operation: fault.bits for fault in faults if fault.kind == FaultKind.LATE_WRITE}
+    arrivals = [
+        _Arrival(number + late.get(number, 0), event.kind == "write" and number in late, number, event)
+        for number, event in enumerate(done)
+    ]
+    return sorted(arrivals, key=lambda arrival: arrival[:3]) if late else arrivals
+
+
+def _in_flight(arrivals: Sequence[_Arrival], lies: set[int], operation: int) -> list[int]:
+    """The writes of which no flush has seen to it before an operation that they are on the medium."""
+    in_flight: list[int] = []
+    for _, _, number, event in arrivals:
+        if event.kind == "flush" and number < operation and number not in lies:
+            in_flight.clear()
+        elif event.kind == "write" and number < operation:
+            in_flight.append(number)
+    return in_flight
 
 
 def _arriving(write: Event, faults: Sequence[Fault]) -> Patch | None:
@@ -104,33 +171,3 @@ def _rotten(state: DiskState, fault: Fault) -> Patch:
     sector = bytearray(state.read(fault.place_bytes, SECTOR_SIZE_BYTES))
     sector[fault.bits // 8] ^= 1 << fault.bits % 8
     return Patch(fault.place_bytes, bytes(sector), 0, len(sector))
-
-
-def _telling(disk: BlockDevice, faults: Sequence[Fault]) -> BlockDevice:
-    bad_runs = [Run(fault.place_bytes, fault.length_bytes) for fault in faults if fault.kind == FaultKind.BAD_SECTORS]
-    failing = {fault.operation for fault in faults if fault.kind == FaultKind.FAILED}
-    return FailsAt(MediaFaults(disk, lambda: bad_runs), failing)
-
-
-class FailsAt(Layer):
-    """Refuses the operations with these numbers, each once, before anything of them is done."""
-
-    def __init__(self, lower: BlockDevice, operations: set[int]) -> None:
-        super().__init__(lower)
-        self._operations = operations
-        self._count = 0
-
-    def write_from(self, offset_bytes: int, buffer: Buffer) -> None:
-        self._pass()
-        self.lower.write_from(offset_bytes, buffer)
-
-    write_through = BlockDevice.write_through  # by this layer's own write and flush
-
-    def flush(self) -> None:
-        self._pass()
-        self.lower.flush()
-
-    def _pass(self) -> None:
-        self._count += 1
-        if self._count - 1 in self._operations:
-            raise DeviceError(f"operation {self._count - 1} failed")

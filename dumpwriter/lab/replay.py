@@ -8,6 +8,7 @@ from dumpwriter.lab.faults import OF_SECTORS, FaultKind
 from dumpwriter.lab.judging import Expectation, Reader, Reading, is_whole
 from dumpwriter.lab.passage import Fate, Passages, fates_of
 from dumpwriter.lab.proof import digest_of_trace
+from dumpwriter.lab.world import recording_of
 from vdisk.blockdevice import SECTOR_SIZE_BYTES
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Laboratory:
     def __init__(self, world: World, readers: Sequence[Reader]) -> None:
         self.world = world
         self._readers = readers
-        self._passages = Passages(world)
+        self._passages = Passages(recording_of(world))
         self._expectation = Expectation(world)
 
     def replay(self, faults: Sequence[Fault]) -> Replay:

@@ -7,6 +7,7 @@ is assumed. That is more than the writer's four threads can leave, and it is wha
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,8 @@ from dumpwriter.formats.region import (
 )
 from dumpwriter.frames import DumpIdentity, slot_offset_bytes
 from dumpwriter.lab.chance import CaseKey, Chance
+from dumpwriter.lab.recording import Recording
+from dumpwriter.lab.telling import Hung
 from dumpwriter.memory.physical import MemoryRun
 from dumpwriter.memory.source import PageClass
 from dumpwriter.metadata import Metadata, encode_metadata
@@ -36,11 +39,12 @@ from vdisk.layers.write_guard import WriteGuard
 from vdisk.memorydisk import MemoryDisk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from typing_extensions import Buffer
 
     from dumpwriter.frames import FramePlan
+    from dumpwriter.lab.recording import Around
     from dumpwriter.lab.scenario import Scenario
     from vdisk.blockdevice import BlockDevice
     from vdisk.layers.trace import Event
@@ -100,9 +104,15 @@ def build_world(scenario: Scenario) -> World:
     return world._replace(trace=trace, frames=tuple(_place(frame, job, disk) for frame in job.plan.frames))
 
 
-def record(world: World, around: Callable[[BlockDevice], BlockDevice]) -> tuple[Event, ...]:
-    """The dump once more, with something around the disk; what comes through to the disk."""
-    return _carry_out(world, MemoryDisk(len(world.before), world.before), around)[1]
+def recording_of(world: World) -> Recording:
+    """The dump as something to do faults to."""
+
+    def again(around: Around) -> tuple[Event, ...]:
+        return _carry_out(world, MemoryDisk(len(world.before), world.before), around)[1]
+
+    extents = world.extents.runs(0, world.extents.size_bytes)
+    frames = [run.physical_bytes for frame in world.frames for run in frame.runs]
+    return Recording(world.before, world.trace, again, extents, frames)
 
 
 def cut_region(scenario: Scenario) -> ExtentMap:
@@ -130,18 +140,28 @@ def _memory(scenario: Scenario, identity: DumpIdentity) -> bytes:
     return data + bytes(scenario.zero_pages * PAGE_SIZE_BYTES)
 
 
-def _carry_out(
-    world: World, disk: MemoryDisk, around: Callable[[BlockDevice], BlockDevice]
-) -> tuple[DumpJob, tuple[Event, ...]]:
-    """Step by step what the writer's threads do together. What the disk refuses is counted there, and not raised."""
+def _carry_out(world: World, disk: MemoryDisk, around: Around) -> tuple[DumpJob, tuple[Event, ...]]:
+    """Step by step what the writer's threads do together. What the disk refuses is counted there, and not raised.
+
+    A thread whose request is never answered takes no other; the rest do, and then wait in vain to end the dump.
+    """
     trace: list[Event] = []
     job = _job(world, around(Trace(disk, trace.append)))
     progress, buffer = Progress(), memoryview(bytearray(REQUEST_BUFFER_SIZE_BYTES))
-    dump.begin(job, progress)
-    for request in job.plan.requests():
-        dump.write_request(job, request, buffer, progress)
-    dump.end(job, progress, END_TIME_NS)
+    with contextlib.suppress(Hung):
+        dump.begin(job, progress)
+        answered = [_is_answered(job, request, buffer, progress) for request in job.plan.requests()]
+        if all(answered):
+            dump.end(job, progress, END_TIME_NS)
     return job, tuple(trace)
+
+
+def _is_answered(job: DumpJob, request: Sequence[FramePlan], buffer: memoryview, progress: Progress) -> bool:
+    try:
+        dump.write_request(job, request, buffer, progress)
+    except Hung:
+        return False
+    return True
 
 
 def _job(world: World, disk: BlockDevice) -> DumpJob:
