@@ -20,6 +20,8 @@ PLANNED = "planned"
 MAY_USE_THE_FILESYSTEM = {
     "dumpwriter.machine": "makes disks, arms them and composes everything",
     "dumpwriter.cli": "faces the user",
+    "dumpwriter.lab.filesystem": "carries scripts out on it",
+    "dumpwriter.lab.filesystemproof": "lets what is left of it be repaired",
 }
 CRASH_MUST_NOT_REACH = ("vdisk.ext4", "vdisk.mount", "vdisk.filesystem", "pyfuse3")
 

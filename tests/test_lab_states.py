@@ -83,7 +83,15 @@ def test_no_state_of_an_epoch_is_counted_twice(trace: list[Event]) -> None:
 def test_writes_in_flight_that_overlap_are_more_than_is_counted() -> None:
     write = Event("write", 0, SECTOR, content(1, 1))
     with pytest.raises(AssertionError, match="overlap"):
-        list(epochs(BEFORE, [write, write]))
+        list(map(expected_count, epochs(BEFORE, [write, write])))
+
+
+def test_a_discard_is_there_or_not_or_in_part_until_the_flush() -> None:
+    trace = [Event("discard", SECTOR, 2 * SECTOR, b""), FLUSH]
+    (first, last) = epochs(BEFORE, trace)
+    states = {state_after(first, cut).read(0, DISK_SECTORS * SECTOR) for cut in cuts(first)}
+    assert states == {BEFORE[:SECTOR] + bytes(length) + BEFORE[SECTOR + length :] for length in (0, SECTOR, 2 * SECTOR)}
+    assert last.base in states
 
 
 contents = st.sampled_from([content(letter, sectors) for letter in (1, 2) for sectors in (2, 3)])

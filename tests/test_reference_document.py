@@ -145,6 +145,8 @@ def test_a_certificate_has_the_fields_that_are_listed(capsys: pytest.CaptureFixt
     must_match("ghostdump lab run", json.loads(capsys.readouterr().out))
     assert cli.main(["lab", "replay", "zeros:0:0", "--json"]) == 0
     must_match("ghostdump lab replay", json.loads(capsys.readouterr().out))
+    assert cli.main(["lab", "filesystem", "create a; sync", "--exhaustive", "2", "--json"]) == 0
+    must_match("ghostdump lab filesystem", json.loads(capsys.readouterr().out))
 
 
 def test_the_fields_that_other_programs_use_are_there() -> None:

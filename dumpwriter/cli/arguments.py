@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from dumpwriter.conversion.formats import COMPRESSION_NAMES, DEFAULT_FORMAT, FORMATS
 from dumpwriter.lab.scenario import SCENARIOS
+from dumpwriter.lab.script import SCRIPTS
 from dumpwriter.levels import NAMES as LEVEL_NAMES
 from dumpwriter.levels import parse_level
 from dumpwriter.machine.causes import DEFAULT
@@ -278,6 +279,7 @@ def _lab(commands: Any) -> None:
     _lab_run(experiments)
     _lab_replay(experiments)
     _lab_shrink(experiments)
+    _lab_filesystem(experiments)
 
 
 def _lab_prove(commands: Any) -> None:
@@ -316,6 +318,38 @@ def _lab_replay(commands: Any) -> None:
 def _lab_shrink(commands: Any) -> None:
     command = _command(commands, "shrink", "replay", "run_shrink", "the fewest faults by which a case goes wrong")
     command.add_argument("case", help="a case that does not hold, as run printed it")
+
+
+def _lab_filesystem(commands: Any) -> None:
+    summary = "what a crash can leave of a filesystem at any write, repaired and read"
+    command = _command(commands, "filesystem", "wholedisk", "run_filesystem", summary)
+    command.add_argument(
+        "script",
+        nargs="?",
+        default="files",
+        metavar="SCRIPT",
+        help=f"{', '.join(SCRIPTS)}; drawn: one that the seed gives; or a text as 'write a 0 5000; sync'",
+    )
+    _bounds(command)
+
+
+def _bounds(command: argparse.ArgumentParser) -> None:
+    """Of an experiment with a whole disk."""
+    for option, default, summary in (
+        ("--exhaustive", 64, "epochs with up to so many states have all of them"),
+        ("--tears", 4, "tears of each write in the others"),
+        ("--random", 4, "states at random of each of these"),
+    ):
+        command.add_argument(
+            option,
+            type=_typed(parse_value),
+            default=default,
+            metavar="N",
+            help=f"{summary}; {default} by default",
+        )
+    command.add_argument("--seed", type=_typed(parse_value), default=0, metavar="S", help="of these; 0 by default")
+    command.add_argument("--case", metavar="LINE", help="only this state, as it was printed")
+    _json(command)
 
 
 def _scenario(command: argparse.ArgumentParser) -> None:

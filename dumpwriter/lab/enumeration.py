@@ -46,24 +46,29 @@ def epochs(before: bytes, trace: Sequence[Event]) -> Iterator[Epoch]:
     for event in trace:
         if event.kind == "write":
             writes.append(event)
-        elif event.kind == "flush":
-            yield _epoch(bytes(content), writes)
+        elif event.kind == "discard":
+            writes.append(_as_write(event))
+        else:
+            yield Epoch(bytes(content), tuple(writes))
             for write in writes:
                 content[write.offset_bytes : write.offset_bytes + write.length_bytes] = write.content
             writes = []
-        else:
-            raise NotImplementedError(f"a {event.kind} in the trace of a dump")
-    yield _epoch(bytes(content), writes)
+    yield Epoch(bytes(content), tuple(writes))
 
 
-def _epoch(base: bytes, writes: list[Event]) -> Epoch:
-    """Writes that overlap would leave other bytes in another order, and there would be more states than are counted."""
-    for first, second in itertools.pairwise(sorted(writes, key=lambda write: write.offset_bytes)):
-        assert first.offset_bytes + first.length_bytes <= second.offset_bytes, "two writes in flight overlap"
-    return Epoch(base, tuple(writes))
+def _as_write(discard: Event) -> Event:
+    """What is discarded reads as zeros in the end; until the flush it may be there still, or in part."""
+    return discard._replace(kind="write", content=bytes(discard.length_bytes))
 
 
 def expected_count(epoch: Epoch) -> int:
+    """How many states there are: each cut leaves another one, since no two writes of the epoch overlap."""
+    for first, second in itertools.pairwise(sorted(epoch.writes, key=lambda write: write.offset_bytes)):
+        assert first.offset_bytes + first.length_bytes <= second.offset_bytes, "two writes in flight overlap"
+    return cut_count(epoch)
+
+
+def cut_count(epoch: Epoch) -> int:
     """The closed form."""
     subsets = 1 << len(epoch.writes)
     tears = sum(sectors(write) - 1 for write in epoch.writes)

@@ -12,6 +12,8 @@ from vdisk.errors import FilesystemError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from typing_extensions import Buffer
+
     from vdisk.blockdevice import BlockDevice
 
 _FEATURES = "extents,metadata_csum,64bit,has_journal,^orphan_file"
@@ -69,6 +71,28 @@ def check_filesystem(path: str) -> None:
     status, output = _run(["e2fsck", "-p", path])
     if status & ~_CORRECTED:
         raise FilesystemError(f"e2fsck -p cannot repair {path} by itself; run e2fsck -f on it: {_last_line(output)}")
+
+
+def repaired(content: Buffer) -> bytes:
+    """What e2fsck -p makes of the bytes of a disk, and e2fsck -fn finds clean. Raises `FilesystemError` otherwise."""
+    descriptor = os.memfd_create("ghostdump-filesystem")
+    try:
+        view = memoryview(content).cast("B")
+        with open(descriptor, "r+b", buffering=0, closefd=False) as file:
+            file.write(view)
+        path = f"/proc/{os.getpid()}/fd/{descriptor}"
+        check_filesystem(path)
+        status, output = _run(["e2fsck", "-fn", path])
+        if status:
+            raise FilesystemError(f"e2fsck -fn finds after e2fsck -p: {output}")
+        return os.pread(descriptor, view.nbytes, 0)
+    finally:
+        os.close(descriptor)
+
+
+def e2fsck_version() -> str:
+    """Of the e2fsck that is installed. Raises `FilesystemError` where there is none."""
+    return _run(["e2fsck", "-V"])[1].split()[1]
 
 
 def _run(command: list[str]) -> tuple[int, str]:

@@ -1,0 +1,53 @@
+"""The proof over the journalled filesystem: whatever a power cut leaves of a script, e2fsck repairs it by itself, what
+was synced is there, names and sizes are those of one moment, and no file shows a byte that nobody wrote to it.
+
+A judge repairs a disk and reads it. The first is e2fsck on the plain file; whoever has another way to replay a journal
+lets it judge the same states.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dumpwriter.lab.exploration import Finding
+from dumpwriter.lab.filesystem import read_tree, record
+from dumpwriter.lab.memo import Memo
+from dumpwriter.lab.script import SCRIPTS, parse
+from dumpwriter.lab.tree import Tree, Verdict, compare
+from vdisk.errors import GhostdumpError
+from vdisk.ext4.mkfs import repaired
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dumpwriter.lab.exploration import Span, State
+
+TREES_MAX = 1024  # that are remembered
+
+
+def by_e2fsck(content: bytes) -> Tree | str:
+    """What a filesystem holds after e2fsck -p; or why it cannot be said."""
+    try:
+        return read_tree(repaired(content))
+    except (GhostdumpError, OSError) as refusal:
+        return str(refusal)
+
+
+class FilesystemExperiment:
+    """An `Experiment` with one script, by its name or its text. Raises `UsageError` where it is none."""
+
+    verdicts = Verdict
+
+    def __init__(self, script: str, judge: Callable[[bytes], Tree | str] = by_e2fsck) -> None:
+        self.subject = script
+        self.recording = record(parse(SCRIPTS.get(script, script)))
+        self.before, self.trace = self.recording.before, self.recording.trace
+        self._judge = judge
+        self._found: Memo[Tree | str] = Memo(TREES_MAX)
+
+    def judge(self, span: Span, state: State) -> Finding:
+        """The same bytes may be right after one operation and wrong after another."""
+        found = self._found.get(state.digest, lambda: self._judge(state.content))
+        if isinstance(found, str):
+            return Finding(Verdict.BROKEN, found)
+        return compare(found, self.recording.allowed(span.end_event))
