@@ -12,7 +12,8 @@ from dumpwriter.lab.campaign import run_cases
 from dumpwriter.lab.case import describe_case, open_case
 from dumpwriter.lab.faults import Fault, FaultKind
 from dumpwriter.lab.judging import Recovery
-from dumpwriter.lab.replay import Laboratory, shrink
+from dumpwriter.lab.replay import Laboratory
+from dumpwriter.lab.shrinking import shrink
 from dumpwriter.recovery import slots
 from vdisk.errors import UsageError
 
@@ -80,7 +81,7 @@ def test_the_timeline_tells_what_became_of_each_operation(capsys: pytest.Capture
     world, _ = open_case("zeros:0:0")
     assert cli.main(["lab", "replay", describe_case(world, faults)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    told = {int(line.split()[0]): line[35:] for line in lines if line.strip()[:1].isdigit()}
+    told = {int(line.split()[0]): line[37:] for line in lines if line.strip()[:1].isdigit()}
     assert told[3] == "lied"
     assert told[5] == "torn after 700 bytes"
     assert told[6] == "dropped"

@@ -9,7 +9,8 @@ from dumpwriter.cli.show import print_json
 from dumpwriter.commandline import command_line
 from dumpwriter.lab.case import describe_case, open_case
 from dumpwriter.lab.judging import Recovery
-from dumpwriter.lab.replay import Laboratory, shrink
+from dumpwriter.lab.replay import Laboratory
+from dumpwriter.lab.shrinking import shrink
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ def _replay_document(replay: Replay) -> dict[str, Any]:
 
 def _print_replay(replay: Replay) -> None:
     for fault in replay.faults:
-        numbers = [f"{name} {value}" for name, value in fault._asdict().items() if name != "kind"]
-        print(f"{fault.kind}: {', '.join(numbers)}")
+        print(fault)
     for fate in replay.fates:
         print(f"  {fate}")
     for frame, is_whole in replay.frames:

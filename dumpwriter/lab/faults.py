@@ -85,6 +85,10 @@ class Fault(NamedTuple):
     length_bytes: int = 0  # of a write that ends early, what is taken of it
     bits: int = 0  # which writes in flight are kept; which bit of a sector is wrong; how many operations late
 
+    def __str__(self) -> str:
+        """Without the numbers that are 0."""
+        return ", ".join([self.kind, *(f"{name} {value}" for name, value in [*self._asdict().items()][1:] if value)])
+
 
 def draw_faults(chance: Chance, recording: Recording) -> tuple[Fault, ...]:
     """One to three, of any kinds that the recording has something for."""

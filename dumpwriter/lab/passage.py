@@ -40,7 +40,7 @@ class Fate(NamedTuple):
     def __str__(self) -> str:
         _, place_bytes, length_bytes, _ = self.operation
         what = f"write {length_bytes:>8} at {place_bytes:>9}" if self.operation.kind == "write" else "flush"
-        return f"{self.number:>3}  {what:<28}{self.in_words}".rstrip()
+        return f"{self.number:>3}  {what:<30}{self.in_words}".rstrip()
 
     @property
     def in_words(self) -> str:
@@ -123,6 +123,13 @@ def fates_of(trace: Sequence[Event], faults: Sequence[Fault]) -> Iterator[Fate]:
         else:
             struck = [fault for fault in faults if fault.operation == number]
             yield Fate(number, event, _arriving(event, struck), number not in lost, arrival.is_late)
+
+
+def in_flight_at_the_cut(trace: Sequence[Event], faults: Sequence[Fault]) -> list[int]:
+    """The numbers of the writes that a power cut finds in flight; none where the power stays."""
+    operation = min((fault.operation for fault in faults if fault.kind == FaultKind.POWER_CUT), default=0)
+    lies = {fault.operation for fault in faults if fault.kind == FaultKind.LYING_FLUSH}
+    return _in_flight(_in_order_of_arrival(trace[:operation], faults), lies, operation)
 
 
 class _Arrival(NamedTuple):
