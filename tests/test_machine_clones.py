@@ -15,6 +15,7 @@ import pytest
 from dumpwriter import runtime
 from dumpwriter.crash import dump
 from dumpwriter.formats.runtime import MachineState, Register
+from dumpwriter.machine.status import describe
 from tests import process_memory
 from tests.machines import COMMAND
 from tests.mounting import wait_until
@@ -140,16 +141,18 @@ def digest_of(path: Path) -> str:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_damage_is_found_while_the_machine_runs(machine: Machine, memory: Path, rank: int) -> None:
     old = standby(machine, rank)["pid"]
-    states = []
 
     def is_armed_anew() -> bool:
         status = machine.status()
-        states.append((status["state"], status["reason"]))
         return standby_of(status, rank) not in (None, old) and status["state"] == "armed"
 
+    found = runtime.find(str(machine.mountpoint))
+    assert found is not None
     damage_extents(machine, rank)
+    reason = f"{('first', 'second')[rank]} standby: dump control block: digest does not hold"
+    wait_until(lambda: (told := describe(found))["state"] == "degraded" and told["reason"] == reason, "it is degraded")
+    found.close()
     wait_until(is_armed_anew, "another standby is armed")
-    assert ("degraded", f"{('first', 'second')[rank]} standby: dump control block: digest does not hold") in states
     (rearming,) = machine.status()["rearmings"]
     assert (rearming["rank"], rearming["reason"]) == (rank, "dump control block: digest does not hold")
     assert "digest does not hold" in (machine.mountpoint / ".ghostdump" / "log").read_text()
