@@ -6,12 +6,14 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.machines import Machine
 
-REPLAY_WRITES = range(4, 18, 2)  # before them the boot record is written, behind them again
+REPLAY_WRITES = range(4, 18)  # before them the boot record is written, behind them again
 CONTENT = b"synced" * 2000
 
 
@@ -39,12 +41,21 @@ def mount_killed_at(machine: Machine, write: int) -> None:
     machine.end()
 
 
-def test_a_boot_that_is_killed_in_the_replay_is_made_good_by_the_next(machine: Machine) -> None:
+def killed_and_made_good(machine: Machine, writes: range) -> None:
     crashed = crash_with_a_synced_file(machine)
-    for write in REPLAY_WRITES:
+    for write in writes:
         shutil.copyfile(crashed, machine.image)
         mount_killed_at(machine, write)
         machine.mount()
         assert (machine.mountpoint / "file").read_bytes() == CONTENT
         machine.unmount()
         machine.must_be_clean()
+
+
+def test_a_boot_that_is_killed_in_the_replay_is_made_good_by_the_next(machine: Machine) -> None:
+    killed_and_made_good(machine, REPLAY_WRITES[::5])
+
+
+@pytest.mark.slow
+def test_so_at_every_write_of_the_replay(machine: Machine) -> None:
+    killed_and_made_good(machine, REPLAY_WRITES)
