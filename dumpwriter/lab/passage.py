@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from dumpwriter.lab.answers import Answers
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.diskstate import DiskState, Patch
 from dumpwriter.lab.faults import FaultKind
 from dumpwriter.lab.memo import Memo
-from dumpwriter.lab.telling import TOLD, telling
+from dumpwriter.lab.telling import TOLD
 from vdisk.blockdevice import SECTOR_SIZE_BYTES
 from vdisk.extent import Run
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from dumpwriter.lab.recording import Recording
     from vdisk.layers.trace import Event
 
-TRACES_MAX = 64  # each holds as much as the writer writes
+TRACES_MAX = 1 << 9  # each holds what came of writes in part; whole writes are shared
 SOMEBODY_ELSE = CaseKey("somebody else", 0, 0)  # whose data lies where the file's is no longer
 CANNOT_BE_READ = (FaultKind.UNREADABLE, FaultKind.BAD_SECTORS)
 
@@ -68,6 +69,7 @@ class Passages:
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self._traces: Memo[tuple[Event, ...]] = Memo(TRACES_MAX)
+        self._answers = Answers(recording)
         self._others = Chance(SOMEBODY_ELSE).take_bytes(len(recording.before))
 
     def trace_under(self, faults: Sequence[Fault]) -> tuple[Event, ...]:
@@ -75,7 +77,7 @@ class Passages:
         told = tuple(fault for fault in faults if fault.kind in TOLD)
         if not told:
             return self._recording.trace
-        return self._traces.get(told, lambda: self._recording.again(lambda disk: telling(disk, told)))
+        return self._traces.get(told, lambda: self._answers.trace_under(told))
 
     def state_after(self, faults: Sequence[Fault]) -> DiskState:
         """The disk as its reader will find it. Later faults see what earlier ones of their sort have left."""

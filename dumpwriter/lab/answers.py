@@ -1,0 +1,142 @@
+"""What a writer asks of a disk that refuses some of it. The writer is run once for each sequence of answers.
+
+All that a writer knows of a disk is what the disk answers: whether it did what was asked, in which order. So of a run
+it decides which requests were refused, and how; not how much of a refused write had come, nor on which of its sectors
+it failed. That is in what most faults differ, and the disk alone does it: here to what was asked in a run before. A
+writer that reads from the disk knows more than this, and is run anew each time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from dumpwriter.lab.memo import Memo
+from dumpwriter.lab.telling import Hung, telling
+from vdisk.blockdevice import BlockDevice, Layer
+from vdisk.errors import DeviceError
+from vdisk.layers.trace import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
+    from dumpwriter.lab.faults import Fault
+    from dumpwriter.lab.recording import Recording
+
+RUNS_MAX = 1 << 12
+
+
+class Refusal(NamedTuple):
+    """Requests count from 0, whatever came of them."""
+
+    request: int
+    failure: type[BaseException]
+
+
+class Answers:
+    """The runs of one recorded writer by the answers that it got. Writes of the same bytes share them."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._asked: Memo[tuple[Event, ...]] = Memo(RUNS_MAX)
+        self._is_reading = False
+        self._contents = {(event.offset_bytes, event.content): event.content for event in recording.trace}
+
+    def trace_under(self, faults: Sequence[Fault]) -> tuple[Event, ...]:
+        """What comes through to the disk under faults of which the writer is told."""
+        arrived: list[Event] = []
+        disk = telling(Arrivals(len(self._recording.before), arrived), faults)
+        refusals: tuple[Refusal, ...] = ()
+        asked, number = self._asked_after(refusals), 0
+        while number < len(asked):
+            failure = _failure_of(disk, asked[number])
+            if failure is not None:
+                refusals = (*refusals, Refusal(number, type(failure)))
+                asked = self._asked_after(refusals)
+            number += 1
+        if self._is_reading:
+            return self._recording.again(lambda lower: telling(lower, faults))
+        return tuple(arrived)
+
+    def _asked_after(self, refusals: tuple[Refusal, ...]) -> tuple[Event, ...]:
+        return self._asked.get(refusals, lambda: self._run(refusals))
+
+    def _run(self, refusals: tuple[Refusal, ...]) -> tuple[Event, ...]:
+        layers: list[Answering] = []
+
+        def answering(disk: BlockDevice) -> BlockDevice:
+            layers.append(Answering(disk, dict(refusals)))
+            return layers[0]
+
+        self._recording.again(answering)
+        self._is_reading |= layers[0].is_read
+        return tuple(event._replace(content=self._shared(event)) for event in layers[0].asked)
+
+    def _shared(self, event: Event) -> bytes:
+        return self._contents.setdefault((event.offset_bytes, event.content), event.content)
+
+
+class Answering(Layer):
+    """Notes what is asked, and refuses the requests with these numbers: nothing of them is done."""
+
+    def __init__(self, lower: BlockDevice, refusals: dict[int, type[BaseException]]) -> None:
+        super().__init__(lower)
+        self.asked: list[Event] = []
+        self.is_read = False
+        self._refusals = refusals
+
+    def read_into(self, offset_bytes: int, buffer: Buffer) -> None:
+        self.is_read = True
+        self.lower.read_into(offset_bytes, buffer)
+
+    def write_from(self, offset_bytes: int, buffer: Buffer) -> None:
+        content = bytes(buffer)
+        self._answer(Event("write", offset_bytes, len(content), content))
+        self.lower.write_from(offset_bytes, content)
+
+    write_through = BlockDevice.write_through  # by this layer's own write and flush
+
+    def flush(self) -> None:
+        self._answer(Event("flush", 0, 0, b""))
+        self.lower.flush()
+
+    def _answer(self, request: Event) -> None:
+        number = len(self.asked)
+        self.asked.append(request)
+        if number in self._refusals:
+            raise self._refusals[number](f"request {number} is refused")
+
+
+class Arrivals(BlockDevice):
+    """Where a disk would be: notes what comes there, and does not copy a write that comes whole."""
+
+    def __init__(self, size_bytes: int, events: list[Event]) -> None:
+        self.size_bytes = size_bytes
+        self._events = events
+
+    def write_from(self, offset_bytes: int, buffer: Buffer) -> None:
+        view = memoryview(buffer)
+        whole = view.obj
+        content = whole if isinstance(whole, bytes) and len(whole) == view.nbytes else bytes(view)
+        self._events.append(Event("write", offset_bytes, len(content), content))
+
+    def flush(self) -> None:
+        self._events.append(Event("flush", 0, 0, b""))
+
+    def read_into(self, offset_bytes: int, buffer: Buffer) -> None:
+        raise NotImplementedError
+
+    def discard(self, offset_bytes: int, length_bytes: int) -> None:
+        raise NotImplementedError
+
+
+def _failure_of(disk: BlockDevice, request: Event) -> BaseException | None:
+    try:
+        if request.kind == "write":
+            disk.write_from(request.offset_bytes, request.content)
+        else:
+            disk.flush()
+    except (DeviceError, Hung) as failure:
+        return failure
+    return None
