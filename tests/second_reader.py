@@ -9,10 +9,13 @@ from dumpwriter.formats.region import PAGE_SIZE_BYTES, PageRun
 from dumpwriter.lab.diskstate import DiskState
 from dumpwriter.lab.judging import VERSIONS_MAX, Reading
 from dumpwriter.lab.memo import Memo
+from dumpwriter.lab.pieces import Pieces
 from dumpwriter.verdict import Verdict
 from tests.builders import region_reader
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from dumpwriter.lab.world import World
     from vdisk.extent import Run
 
@@ -30,20 +33,21 @@ class SecondReader:
         self._region = region_reader.Region(world.identity.dump_id, world.identity.generation, extents)
         ranges = map(region_reader.slot_range, range(region_reader.slot_count(self._region)))
         self._slots = [tuple(world.extents.runs(*place)) for place in ranges]
+        self._pieces = Pieces(self._slots)
         self._frames: Memo[region_reader.Frame | None] = Memo(VERSIONS_MAX)
 
     def read(self, state: DiskState) -> Reading:
-        frames = [self._frame(state, sequence, runs) for sequence, runs in enumerate(self._slots)]
+        versions = self._pieces.versions(state)
+        frames = [self._frame(state, sequence, version) for sequence, version in enumerate(versions)]
         found = region_reader.assemble([frame for frame in frames if frame is not None], ())
         wrong_bytes = sum(self._wrong_bytes(page, content) for page, content in found.pages.items())
         return Reading(Verdict(found.verdict), runs_of(found.pages), None, wrong_bytes)
 
-    def _frame(self, state: DiskState, sequence: int, runs: tuple[Run, ...]) -> region_reader.Frame | None:
-        key = sequence, state.version(runs)
-        return self._frames.get(key, lambda: self._read_frame(state, sequence, runs))
+    def _frame(self, state: DiskState, sequence: int, version: Hashable) -> region_reader.Frame | None:
+        return self._frames.get((sequence, version), lambda: self._read_frame(state, sequence))
 
-    def _read_frame(self, state: DiskState, sequence: int, runs: tuple[Run, ...]) -> region_reader.Frame | None:
-        slot = b"".join(readable(state, run) for run in runs)
+    def _read_frame(self, state: DiskState, sequence: int) -> region_reader.Frame | None:
+        slot = b"".join(readable(state, run) for run in self._slots[sequence])
         return region_reader.frame_in(slot, self._region, sequence)
 
     def _wrong_bytes(self, page: int, content: bytes) -> int:

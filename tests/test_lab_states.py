@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.diskstate import DiskState, Patch
 from dumpwriter.lab.enumeration import cuts, epochs, expected_count, state_after
+from dumpwriter.lab.pieces import Pieces
 from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.world import build_world
 from vdisk.errors import DeviceError
@@ -118,15 +119,25 @@ def test_a_state_reads_as_if_it_had_been_written(state: DiskState, place: Run) -
 
 
 @given(states, states, ranges)
-def test_one_version_of_a_range_has_one_content(one: DiskState, other: DiskState, place: Run) -> None:
-    if one.version([place]) == other.version([place]):
+def test_one_version_of_a_piece_has_one_content(one: DiskState, other: DiskState, place: Run) -> None:
+    pieces = Pieces([[place]])
+    if pieces.versions(one) == pieces.versions(other):
         assert one.read(*place) == other.read(*place)
 
 
 def test_a_tear_elsewhere_changes_no_version() -> None:
-    whole, elsewhere = content(1, 3), [Run(0, 2 * SECTOR)]
-    versions = {DiskState(BEFORE, [Patch(0, whole, 0, end)]).version(elsewhere) for end in (2 * SECTOR, 3 * SECTOR)}
-    assert len(versions) == 1
+    whole, pieces = content(1, 3), Pieces([[Run(0, 2 * SECTOR)], [Run(2 * SECTOR, SECTOR)]])
+    states = [DiskState(BEFORE, [Patch(0, whole, 0, end)]) for end in (2 * SECTOR, 3 * SECTOR)]
+    (one, here), (other, there) = map(pieces.versions, states)
+    assert one == other
+    assert here != there
+
+
+def test_what_cannot_be_read_is_another_version() -> None:
+    pieces = Pieces([[Run(0, SECTOR)], [Run(SECTOR, SECTOR)]])
+    (one, here), (other, there) = (pieces.versions(DiskState(BEFORE, [], bad)) for bad in ([], [Run(SECTOR, SECTOR)]))
+    assert one == other
+    assert here != there
 
 
 def test_a_state_is_not_written_to() -> None:

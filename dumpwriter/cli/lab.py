@@ -15,6 +15,7 @@ from dumpwriter.formats.region import VERSION
 from dumpwriter.lab.campaign import run_cases
 from dumpwriter.lab.judging import Recovery
 from dumpwriter.lab.proof import prove
+from dumpwriter.lab.remembering import RememberingRecovery
 from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.world import build_world
 from dumpwriter.verdict import Verdict
@@ -56,7 +57,7 @@ def run_campaign(arguments: argparse.Namespace) -> int:
     world = build_world(SCENARIOS[arguments.scenario])
     with _until_interrupted() as is_interrupted, progress_bar("run") as show:
         numbers = _numbers(arguments.first, arguments.cases, show, is_interrupted)
-        outcome = run_cases(world, [Recovery(world)], arguments.seed, numbers)
+        outcome = run_cases(world, [RememberingRecovery(world)], arguments.seed, numbers)
     following = arguments.first + outcome.cases
     if arguments.json:
         print_json({"first": arguments.first, "next": following} | _document(outcome))

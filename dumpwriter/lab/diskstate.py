@@ -1,7 +1,7 @@
 """The state of a disk as what it was and what was written over it. A snapshot costs nothing: nothing is copied.
 
-A state is immutable, so what was once found out about a range of it holds for every state with the same `version` of
-that range: the versions are equal only where the bytes are.
+A state is immutable, so what was once found out about a piece of it holds for every state in which the same decides the
+bytes of that piece: `pieces` tells.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vdisk.errors import DeviceError
 from vdisk.extent import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Sequence
 
     from typing_extensions import Buffer
 
@@ -56,17 +56,20 @@ class DiskState(BlockDevice):
         run = Run(offset_bytes, view.nbytes)
         if self.bad_within(run):
             raise DeviceError(f"{view.nbytes} bytes at {offset_bytes} cannot all be read")
-        view[:] = memoryview(self.base)[offset_bytes : offset_bytes + view.nbytes]
-        for patch in self.patches:
-            if (part := patch.within(run)) is not None:
-                first_bytes = part.place_bytes + part.start_bytes - offset_bytes
-                end_bytes = part.place_bytes + part.end_bytes - offset_bytes
-                view[first_bytes:end_bytes] = memoryview(part.content)[part.start_bytes : part.end_bytes]
+        for part in reversed(self._seen_in(run)):
+            first_bytes = part.place_bytes + part.start_bytes - offset_bytes
+            end_bytes = part.place_bytes + part.end_bytes - offset_bytes
+            view[first_bytes:end_bytes] = memoryview(part.content)[part.start_bytes : part.end_bytes]
 
-    def version(self, runs: Sequence[Run]) -> Hashable:
-        """What decides the bytes in these runs of the disk, and whether they can be read."""
-        parts = tuple(part for run in runs for patch in self.patches if (part := patch.within(run)))
-        return self.base, parts, tuple(bad for run in runs for bad in self.bad_within(run))
+    def _seen_in(self, run: Run) -> list[Patch]:
+        """What lies in a run, the uppermost first, down to one that hides all below it."""
+        parts = []
+        for patch in reversed(self.patches):
+            if (part := patch.within(run)) is not None:
+                parts.append(part)
+                if part.end_bytes - part.start_bytes == run.length_bytes:
+                    return parts
+        return [*parts, Patch(0, self.base, run.physical_bytes, run.physical_bytes + run.length_bytes)]
 
     def bad_within(self, run: Run) -> list[Run]:
         """The bad runs that touch this one."""

@@ -4,15 +4,20 @@ What must come out is decided without any check sum: a frame is to be believed w
 the dump wrote it and can be read, and nowhere else. From the frames that are whole follow the pages, and from these the
 verdict. A reader is anything that makes pages of a disk: the product's recovery is one, and whoever has another one,
 sharing no code with it, lets it judge the same states.
+
+Only what was compared is remembered here, by what decides the bytes; recovery runs whole in every state. `remembering`
+is the same recovery for millions of states, and argues why it finds the same.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, FrameKind, PageRun
 from dumpwriter.lab.memo import Memo
+from dumpwriter.lab.pieces import Pieces
 from dumpwriter.recovery.pageset import PageSet
 from dumpwriter.recovery.scan import recover
 from dumpwriter.verdict import Verdict
@@ -20,8 +25,11 @@ from vdisk.errors import DeviceError
 from vdisk.layers.mapped import Mapped
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from dumpwriter.lab.diskstate import DiskState
     from dumpwriter.lab.world import PlacedFrame, World
+    from dumpwriter.recovery.scan import Findings
 
 VERSIONS_MAX = 1 << 14  # of a piece of the disk, that are remembered
 
@@ -52,18 +60,19 @@ class Expectation:
 
     def __init__(self, world: World) -> None:
         self._frames = world.frames
+        self._pieces = Pieces([frame.runs for frame in world.frames])
         self._memory = PageRun(0, world.scenario.pages)
         self._is_whole: Memo[bool] = Memo(VERSIONS_MAX)
         self._readings: Memo[Reading] = Memo(VERSIONS_MAX)
 
     def of(self, state: DiskState) -> Reading:
         """A state is compared only where it differs from those before it; equal versions are equal bytes."""
-        whole = tuple(self._holds(state, frame) for frame in self._frames)
+        versions = self._pieces.versions(state)
+        whole = tuple(map(functools.partial(self._holds, state), self._frames, versions))
         return self._readings.get(whole, lambda: self._reading(whole))
 
-    def _holds(self, state: DiskState, frame: PlacedFrame) -> bool:
-        key = frame.plan.sequence, state.version(frame.runs)
-        return self._is_whole.get(key, lambda: is_whole(state, frame))
+    def _holds(self, state: DiskState, frame: PlacedFrame, version: Hashable) -> bool:
+        return self._is_whole.get((frame.plan.sequence, version), lambda: is_whole(state, frame))
 
     def _reading(self, whole: tuple[bool, ...]) -> Reading:
         plans = [frame.plan for frame, is_whole in zip(self._frames, whole, strict=True) if is_whole]
@@ -78,10 +87,16 @@ class Expectation:
 
 def is_whole(state: DiskState, frame: PlacedFrame) -> bool:
     """Whether the disk holds every byte of a frame, and gives it."""
-    try:
-        return b"".join(state.read(*run) for run in frame.runs) == frame.content
-    except DeviceError:
-        return False
+    start_bytes = 0
+    for run in frame.runs:
+        end_bytes = start_bytes + run.length_bytes
+        try:
+            if state.read(*run) != frame.content[start_bytes:end_bytes]:
+                return False
+        except DeviceError:
+            return False
+        start_bytes = end_bytes
+    return start_bytes == len(frame.content)
 
 
 class Recovery:
@@ -94,8 +109,11 @@ class Recovery:
 
     def read(self, state: DiskState) -> Reading:
         comparison = Comparison(self._world.memory)
-        findings = recover(Mapped(state, self._world.extents), self._world.identity, comparison)
-        return Reading(findings.verdict, findings.present, findings.judgement.missing, comparison.wrong_bytes)
+        return found(recover(Mapped(state, self._world.extents), self._world.identity, comparison), comparison)
+
+
+def found(findings: Findings, comparison: Comparison) -> Reading:
+    return Reading(findings.verdict, findings.present, findings.judgement.missing, comparison.wrong_bytes)
 
 
 class Comparison:
