@@ -22,6 +22,7 @@ MAY_USE_THE_FILESYSTEM = {
     "dumpwriter.cli": "faces the user",
     "dumpwriter.lab.filesystem": "carries scripts out on it",
     "dumpwriter.lab.filesystemproof": "lets what is left of it be repaired",
+    "dumpwriter.lab.interruption": "does what a boot does, with a dump on it",
 }
 CRASH_MUST_NOT_REACH = ("vdisk.ext4", "vdisk.mount", "vdisk.filesystem", "pyfuse3")
 
@@ -29,6 +30,7 @@ COMPOSER = "dumpwriter.machine"
 FACES_THE_USER = "dumpwriter.cli"
 PURE = ("dumpwriter.export", "dumpwriter.dumpfile", "dumpwriter.linux", "dumpwriter.inspection")
 LABORATORY = "dumpwriter.lab"
+DOES_STEPS_OF_A_BOOT = "dumpwriter.lab.interruption"
 DOES_NOT_REPLAY = ("random", "secrets", "threading", "time", "trio", "uuid")
 DOES_IO = ("io", "mmap", "os", "pathlib", "shutil", "socket", "subprocess", "tempfile")
 
@@ -77,8 +79,13 @@ def test_what_the_laboratory_does_can_be_replayed() -> None:
 
 
 def test_the_laboratory_never_reaches_a_machine() -> None:
-    wrong = reaching(PRODUCT, (COMPOSER, FACES_THE_USER, "trio"), of=LABORATORY, but=())
+    wrong = reaching(PRODUCT, (COMPOSER, FACES_THE_USER, "trio"), of=LABORATORY, but=(DOES_STEPS_OF_A_BOOT,))
     assert not wrong, f"the laboratory is the dump's steps and recovery over a disk in memory: {wrong}"
+
+
+def test_the_steps_of_a_boot_need_no_process_and_no_mount() -> None:
+    wrong = reaching(PRODUCT, ("trio", "pyfuse3", "vdisk.mount", FACES_THE_USER), of=DOES_STEPS_OF_A_BOOT, but=())
+    assert not wrong, f"pass in what needs them: {wrong}"
 
 
 def test_who_reads_a_kernel_takes_nothing_from_who_lays_one_out() -> None:

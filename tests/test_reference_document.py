@@ -146,7 +146,9 @@ def test_a_certificate_has_the_fields_that_are_listed(capsys: pytest.CaptureFixt
     assert cli.main(["lab", "replay", "zeros:0:0", "--json"]) == 0
     must_match("ghostdump lab replay", json.loads(capsys.readouterr().out))
     assert cli.main(["lab", "filesystem", "create a; sync", "--exhaustive", "2", "--json"]) == 0
-    must_match("ghostdump lab filesystem", json.loads(capsys.readouterr().out))
+    proof = json.loads(capsys.readouterr().out)
+    assert cli.main(["lab", "filesystem", "--case", "create a; sync:0:0", "--json"]) == 0
+    must_match("ghostdump lab filesystem", proof, json.loads(capsys.readouterr().out))
 
 
 def test_the_fields_that_other_programs_use_are_there() -> None:

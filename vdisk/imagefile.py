@@ -8,7 +8,7 @@ import mmap
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vdisk.blockdevice import BLOCK_SIZE_BYTES, BlockDevice
 from vdisk.errors import DeviceError, ImageError, ImageInUseError, NotAnImageError
@@ -89,6 +89,13 @@ def aligned_buffer(size_bytes: int) -> mmap.mmap:
 def _explain(error: OSError) -> str:
     """A disk that is full is told apart from the filesystem within: it is the host's."""
     return "the host's filesystem is full" if error.errno == errno.ENOSPC else str(error.strerror)
+
+
+class HostFile(Protocol):
+    """The file in which a disk lies, as what takes room on the host."""
+
+    def reserve(self, offset_bytes: int, length_bytes: int) -> None: ...
+    def host_free_bytes(self) -> int: ...
 
 
 class ImageFile(BlockDevice):

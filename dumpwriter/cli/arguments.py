@@ -280,6 +280,7 @@ def _lab(commands: Any) -> None:
     _lab_replay(experiments)
     _lab_shrink(experiments)
     _lab_filesystem(experiments)
+    _lab_recovery(experiments)
 
 
 def _lab_prove(commands: Any) -> None:
@@ -331,6 +332,11 @@ def _lab_filesystem(commands: Any) -> None:
         help=f"{', '.join(SCRIPTS)}; drawn: one that the seed gives; or a text as 'write a 0 5000; sync'",
     )
     _bounds(command)
+
+
+def _lab_recovery(commands: Any) -> None:
+    summary = "a recovery that is cut at any of its writes, and done again"
+    _bounds(_command(commands, "recovery", "wholedisk", "run_recovery", summary))
 
 
 def _bounds(command: argparse.ArgumentParser) -> None:

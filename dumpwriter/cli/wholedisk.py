@@ -1,10 +1,12 @@
-"""lab filesystem: what a crash can leave of a whole disk, and what is made of it."""
+"""lab filesystem and lab recovery: what a crash can leave of a whole disk, and what is made of it."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+import trio
 
 from dumpwriter.cli import FAILED_EXIT_CODE
 from dumpwriter.cli.progress import progress_bar
@@ -14,7 +16,10 @@ from dumpwriter.lab.bounds import Bounds
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.exploration import explore, parse_case, span_of, state_of
 from dumpwriter.lab.filesystemproof import FilesystemExperiment
+from dumpwriter.lab.interruption import SUBJECT, RecoveryExperiment
 from dumpwriter.lab.script import describe, draw_script
+from dumpwriter.machine.replay import replay
+from vdisk.errors import FilesystemError, UsageError
 from vdisk.ext4.mkfs import e2fsck_version
 
 if TYPE_CHECKING:
@@ -30,6 +35,20 @@ DRAWN_OPERATIONS = 25
 def run_filesystem(arguments: argparse.Namespace) -> int:
     script = _drawn(arguments.seed) if arguments.script == DRAWN else arguments.script
     return _run("filesystem", FilesystemExperiment, script, arguments)
+
+
+def run_recovery(arguments: argparse.Namespace) -> int:
+    return _run("recovery", _recovery, SUBJECT, arguments)
+
+
+def _recovery(subject: str) -> RecoveryExperiment:
+    if subject != SUBJECT:
+        raise UsageError(f"a case of a recovery begins with {SUBJECT}:, not with {subject}:")
+    return RecoveryExperiment(lambda device: trio.run(replay, device, _fail))
+
+
+def _fail(request: str, failure: Exception) -> None:
+    raise FilesystemError(f"the replay of the journal failed at a {request}: {failure}")
 
 
 def _drawn(seed: int) -> str:
@@ -91,7 +110,7 @@ def _replay(make: Callable[[str], Experiment], arguments: argparse.Namespace) ->
     span = span_of(experiment, case)
     finding = experiment.judge(span, state_of(span, case.cut))
     if arguments.json:
-        print_json({"case": str(case), "writes": _fates(case, span), **finding._asdict()})
+        print_json({"case": str(case), "in_flight": _fates(case, span), **finding._asdict()})
     else:
         _print_replay(case, span, finding)
     return FAILED_EXIT_CODE if finding.reason else 0

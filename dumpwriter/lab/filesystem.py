@@ -30,7 +30,7 @@ STALE = b"\xa5" * BLOCK_SIZE_BYTES
 XATTR = b"user.lab"
 
 
-class Recording(NamedTuple):
+class History(NamedTuple):
     """`moments[n]` is the tree after n operations. `steps` has for each event the operation that asked for it.
 
     `syncs` are pairs: from this number of events on, what so many operations did is there after any crash.
@@ -66,7 +66,7 @@ def used_disk() -> bytes:
     return bytes(disk.content)
 
 
-def record(script: Sequence[Operation]) -> Recording:
+def record(script: Sequence[Operation]) -> History:
     """Carry it out. At the end the filesystem is left as a crash leaves it."""
     disk = MemoryDisk(DISK_SIZE_BYTES, used_disk())
     trace: list[Event] = []
@@ -83,7 +83,7 @@ def record(script: Sequence[Operation]) -> Recording:
         moments.append(performer.tree)
         if is_sync:
             syncs.append((len(trace), len(moments) - 1))
-    return Recording(used_disk(), tuple(trace), tuple(steps), tuple(moments), tuple(syncs))
+    return History(used_disk(), tuple(trace), tuple(steps), tuple(moments), tuple(syncs))
 
 
 class Performer:

@@ -40,8 +40,8 @@ class FilesystemExperiment:
 
     def __init__(self, script: str, judge: Callable[[bytes], Tree | str] = by_e2fsck) -> None:
         self.subject = script
-        self.recording = record(parse(SCRIPTS.get(script, script)))
-        self.before, self.trace = self.recording.before, self.recording.trace
+        self.history = record(parse(SCRIPTS.get(script, script)))
+        self.before, self.trace = self.history.before, self.history.trace
         self._judge = judge
         self._found: Memo[Tree | str] = Memo(TREES_MAX)
 
@@ -50,4 +50,4 @@ class FilesystemExperiment:
         found = self._found.get(state.digest, lambda: self._judge(state.content))
         if isinstance(found, str):
             return Finding(Verdict.BROKEN, found)
-        return compare(found, self.recording.allowed(span.end_event))
+        return compare(found, self.history.allowed(span.end_event))

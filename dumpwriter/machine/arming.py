@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from vdisk.blockdevice import BlockDevice
     from vdisk.bootarea import BootRecord
     from vdisk.extent import ExtentMap
-    from vdisk.imagefile import ImageFile
+    from vdisk.imagefile import HostFile
     from vdisk.secret import Secret
 
 WRITER_THREADS = 4
 
 
-def record_region(image: ImageFile, disk: BlockDevice, record: BootRecord, extents: ExtentMap) -> BootRecord:
+def record_region(image: HostFile, disk: BlockDevice, record: BootRecord, extents: ExtentMap) -> BootRecord:
     """Give the region a new identity: host space, empty headers, and the boot record that names it all.
 
     Raises `ImageError` where the host has no room for the region, `DeviceError` where the disk fails.

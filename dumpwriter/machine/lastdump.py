@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vdisk.bootarea import BootArea, BootRecord
     from vdisk.ext4.filesystem import Ext4Filesystem
     from vdisk.extent import ExtentMap
-    from vdisk.imagefile import ImageFile
+    from vdisk.imagefile import HostFile
 
 
 TITLES = {PlaceKind.REGION: "the region", PlaceKind.SMALL: "the small dump"}
@@ -48,7 +48,7 @@ class LastDumps:
         area: BootArea,
         record: BootRecord,
         filesystem: Ext4Filesystem,
-        image: ImageFile,
+        image: HostFile,
         places: list[Place],
     ) -> None:
         """`image` is where all of it lies on the host.

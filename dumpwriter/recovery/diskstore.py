@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from vdisk.filesystem import Filesystem
-    from vdisk.imagefile import ImageFile
+    from vdisk.imagefile import HostFile
 
 ROOT = 2
 PARENTS = {b"var": 0o755, b"crash": 0o700}
@@ -28,7 +28,7 @@ class DiskStore:
     committed that there is no room for either.
     """
 
-    def __init__(self, filesystem: Filesystem, image: ImageFile) -> None:
+    def __init__(self, filesystem: Filesystem, image: HostFile) -> None:
         """`image` is the file in which all of it lies on the host."""
         self._filesystem = filesystem
         self._image = image
