@@ -272,7 +272,7 @@ def campaign(world: World, numbers: range, seed: int = 5) -> Outcome:
     return run_cases(world, [Recovery(world), SecondReader(world)], seed, numbers)
 
 
-@pytest.mark.parametrize(("name", "cases"), [("pages", 3000), ("zeros", 3000), ("requests", 200)])
+@pytest.mark.parametrize(("name", "cases"), [("pages", 2000), ("zeros", 2000), ("short", 500), ("requests", 200)])
 def test_whatever_goes_wrong_recovery_gives_just_what_is_left(name: str, cases: int) -> None:
     outcome = campaign(build_world(SCENARIOS[name]), range(cases))
     assert outcome.holds, outcome.examples
@@ -307,7 +307,7 @@ def test_a_campaign_finds_a_reader_that_believes_too_much(world: World, monkeypa
     monkeypatch.setattr(slots, "payload_is_true", lambda slot, frame: True)
     outcome = campaign(world, range(300))
     assert outcome.wrong_bytes
-    assert {example.reader for example in outcome.examples} == {"recovery"}
+    assert {str(example).split()[0] for example in outcome.examples} == {"recovery"}
     assert outcome.examples[0].case.startswith("zeros:5:")
 
 

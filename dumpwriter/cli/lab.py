@@ -18,7 +18,6 @@ from dumpwriter.lab.proof import prove
 from dumpwriter.lab.remembering import RememberingRecovery
 from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.world import build_world
-from dumpwriter.verdict import Verdict
 
 if TYPE_CHECKING:
     import argparse
@@ -47,7 +46,7 @@ def run_prove(arguments: argparse.Namespace) -> int:
         print(f"  trace    {certificate.trace_digest}")
         if certificate.premature:
             print(f"  {certificate.premature} states say that the dump was written to its end, and it was not")
-        if certificate.undisturbed != Verdict.COMPLETE:
+        if certificate.undisturbed != certificate.planned:
             print(f"  {certificate.undisturbed} even where nothing goes wrong: pages are never written")
     return 0 if certificate.holds else FAILED_EXIT_CODE
 
@@ -110,4 +109,6 @@ def _print_findings(result: Certificate | Outcome) -> None:
         print(f"  {example}")
     if result.disagreements:
         print(f"  {result.disagreements} disagreements in all")
+    if result.strays:
+        print(f"  the writer left the region's extents {result.strays} times")
     print(f"  verdicts {result.verdict_digest}")

@@ -60,6 +60,7 @@ def _replay_document(replay: Replay) -> dict[str, Any]:
         ],
         "expected": replay.expected.verdict,
         "verdicts": {name: reading.verdict for name, reading in replay.found},
+        "strays": list(replay.strays),
         "wrong_bytes": sum(reading.wrong_bytes for _, reading in replay.found),
         "holds": replay.holds,
         "trace_digest": replay.trace_digest,
@@ -75,4 +76,6 @@ def _print_replay(replay: Replay) -> None:
         print(f"  frame {frame.plan.sequence} {frame.plan.kind.name:<9} {'whole' if is_whole else 'lost'}")
     for name, reading in replay.found:
         print(f"{name}: {reading.verdict}, {reading.wrong_bytes} wrong bytes; expected {replay.expected.verdict}")
+    for number in replay.strays:
+        print(f"operation {number} leaves the region's extents")
     print(f"trace {replay.trace_digest}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.faults import FaultKind, draw_faults
 from dumpwriter.lab.passage import Passages
-from dumpwriter.lab.tally import Disagreement, Tally
+from dumpwriter.lab.tally import Disagreement, Stray, Tally
 from dumpwriter.lab.world import recording_of
 from dumpwriter.verdict import Verdict
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """`verdicts` counts what the first reader found; `faults` in how many cases each kind was, twice where it was."""
+    """`verdicts` counts what the first reader found; `faults` in how many cases each kind was, twice where it was.
+
+    `strays` counts cases in which the writer wrote to a block outside the region.
+    """
 
     scenario: str
     seed: int
@@ -32,14 +35,15 @@ class Outcome(NamedTuple):
     readers: tuple[str, ...]
     wrong_bytes: int
     disagreements: int
+    strays: int
     verdicts: dict[Verdict, int]
     faults: dict[FaultKind, int]
-    examples: tuple[Disagreement, ...]
+    examples: tuple[Disagreement | Stray, ...]
     verdict_digest: str
 
     @property
     def holds(self) -> bool:
-        return not self.wrong_bytes and not self.disagreements
+        return not (self.wrong_bytes or self.disagreements or self.strays)
 
 
 def run_cases(world: World, readers: Sequence[Reader], seed: int, numbers: Iterable[int]) -> Outcome:
@@ -51,6 +55,8 @@ def run_cases(world: World, readers: Sequence[Reader], seed: int, numbers: Itera
         faults = draw_faults(Chance(key), recording)
         kinds.update(fault.kind for fault in faults)
         tally.judge(key, passages.state_after(faults))
+        if passages.strays_under(faults):
+            tally.count_stray(key)
     return Outcome(
         scenario=world.scenario.name,
         seed=seed,
@@ -58,6 +64,7 @@ def run_cases(world: World, readers: Sequence[Reader], seed: int, numbers: Itera
         readers=tuple(reader.name for reader in readers),
         wrong_bytes=tally.wrong_bytes,
         disagreements=tally.disagreements,
+        strays=tally.strays,
         verdicts={verdict: tally.verdicts[verdict] for verdict in Verdict},
         faults={kind: kinds[kind] for kind in FaultKind},
         examples=tuple(tally.examples),

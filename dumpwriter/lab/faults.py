@@ -26,6 +26,7 @@
 
 In each row "all" is COMPLETE where no frame of pages is lost and one of the two frames of metadata is left, NONE where
 every frame of pages is lost, and PARTIAL between, with every lost page named. A header of the dump is never needed.
+A region that is too small is a scenario of its own, `short`, under all of these: of it comes what was planned at best.
 Faults are composed: up to three of them in one case, and what any of them costs is lost. `judging.Expectation` holds
 recovery to this exactly, by what the disk holds and gives.
 """

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vdisk.layers.trace import Event
 
 TRACES_MAX = 1 << 9  # each holds what came of writes in part; whole writes are shared
+VERDICTS_MAX = 1 << 14  # on traces, which are small
 SOMEBODY_ELSE = CaseKey("somebody else", 0, 0)  # whose data lies where the file's is no longer
 CANNOT_BE_READ = (FaultKind.UNREADABLE, FaultKind.BAD_SECTORS)
 
@@ -70,6 +71,7 @@ class Passages:
         self._recording = recording
         self._traces: Memo[tuple[Event, ...]] = Memo(TRACES_MAX)
         self._answers = Answers(recording)
+        self._strays: Memo[tuple[int, ...]] = Memo(VERDICTS_MAX)
         self._others = Chance(SOMEBODY_ELSE).take_bytes(len(recording.before))
 
     def trace_under(self, faults: Sequence[Fault]) -> tuple[Event, ...]:
@@ -78,6 +80,11 @@ class Passages:
         if not told:
             return self._recording.trace
         return self._traces.get(told, lambda: self._answers.trace_under(told))
+
+    def strays_under(self, faults: Sequence[Fault]) -> tuple[int, ...]:
+        """The writes, by number, with which the writer leaves its file; where the disk puts them is not its fault."""
+        told = tuple(fault for fault in faults if fault.kind in TOLD)
+        return self._strays.get(told, lambda: self._recording.strays(self.trace_under(told)))
 
     def state_after(self, faults: Sequence[Fault]) -> DiskState:
         """The disk as its reader will find it. Later faults see what earlier ones of their sort have left."""

@@ -14,7 +14,8 @@ import blake3
 from dumpwriter.lab.diskstate import DiskState
 from dumpwriter.lab.enumeration import Cut, cuts, epochs, expected_count, sectors, state_after
 from dumpwriter.lab.judging import Expectation
-from dumpwriter.lab.tally import Disagreement, Tally
+from dumpwriter.lab.tally import Disagreement, Stray, Tally
+from dumpwriter.lab.world import recording_of
 from dumpwriter.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ class Bound(NamedTuple):
 class Certificate(NamedTuple):
     """`verdicts` counts what the first reader found; `wrong_bytes` and `disagreements` are of all readers.
 
-    `undisturbed` is what must come out where nothing goes wrong: a dump that then lacks pages was never a whole one.
-    `premature` counts states in which a header says of less than a COMPLETE dump that it was written to its end: no
-    cut may leave that, for the frames are flushed before.
+    `undisturbed` is what must come out where nothing goes wrong, and `planned` what there is room for in the region: a
+    dump that then lacks pages was never a whole one. `premature` counts states in which a header says of less than
+    that that it was written to its end: no cut may leave it, for the frames are flushed before. `strays` are writes to
+    blocks outside the region.
     """
 
     scenario: str
@@ -49,15 +51,17 @@ class Certificate(NamedTuple):
     wrong_bytes: int
     disagreements: int
     verdicts: dict[Verdict, int]
-    examples: tuple[Disagreement, ...]
+    examples: tuple[Disagreement | Stray, ...]
     undisturbed: Verdict
+    planned: Verdict
     premature: int
+    strays: int
     trace_digest: str
     verdict_digest: str
 
     @property
     def holds(self) -> bool:
-        is_written = self.undisturbed == Verdict.COMPLETE and not self.premature
+        is_written = self.undisturbed == self.planned and not self.premature and not self.strays
         is_found = not self.wrong_bytes and not self.disagreements
         return self.states == self.states_expected and is_written and is_found
 
@@ -80,12 +84,13 @@ def prove(world: World, readers: Sequence[Reader], progress: Callable[[int, int]
     parts = list(epochs(world.before, world.trace))
     expected = sum(map(expected_count, parts))
     tally, end, premature = Tally(world, readers), DiskState(parts[-1].base, ()), 0
+    undisturbed = Expectation(world).of(end)
     told = [(header, end.read(*header)) for header in world.headers]  # by the undisturbed dump: that it was written
     for flushes, epoch in enumerate(parts):
         for cut in cuts(epoch):
             state = state_after(epoch, cut)
-            verdict = tally.judge(CutAfter(flushes, cut), state).verdict
-            premature += verdict != Verdict.COMPLETE and any(state.read(*header) == content for header, content in told)
+            is_less = tally.judge(CutAfter(flushes, cut), state) != undisturbed
+            premature += is_less and any(state.read(*header) == content for header, content in told)
             progress(tally.cases, expected)
     return Certificate(
         scenario=world.scenario.name,
@@ -99,8 +104,10 @@ def prove(world: World, readers: Sequence[Reader], progress: Callable[[int, int]
         disagreements=tally.disagreements,
         verdicts={verdict: tally.verdicts[verdict] for verdict in Verdict},
         examples=tuple(tally.examples),
-        undisturbed=Expectation(world).of(end).verdict,
+        undisturbed=undisturbed.verdict,
+        planned=world.scenario.planned,
         premature=premature,
+        strays=len(recording_of(world).strays(world.trace)),
         trace_digest=digest_of_trace(world.trace),
         verdict_digest=tally.digest(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from vdisk.blockdevice import BlockDevice
     from vdisk.extent import Run
@@ -36,6 +36,19 @@ class Recording:
         self.writes = _numbers(trace, "write")
         self.flushes = _numbers(trace, "flush")
         self.places = (*(trace[number].offset_bytes for number in self.writes), *landmarks)
+
+    def strays(self, trace: Sequence[Event]) -> tuple[int, ...]:
+        """The writes of a trace, by number, that leave the extents of the file; none where it is no file."""
+        return tuple(
+            number for number, event in enumerate(trace) if event.kind == "write" and not self._is_within(event)
+        )
+
+    def _is_within(self, write: Event) -> bool:
+        end_bytes = write.offset_bytes + write.length_bytes
+        return not self.extents or any(
+            start_bytes <= write.offset_bytes and end_bytes <= start_bytes + length_bytes
+            for start_bytes, length_bytes in self.extents
+        )
 
 
 def _numbers(trace: tuple[Event, ...], kind: str) -> tuple[int, ...]:

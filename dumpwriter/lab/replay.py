@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
 
 class Replay(NamedTuple):
-    """`frames` are those that must be believed and those that must not."""
+    """`frames` are those that must be believed and those that must not; `strays` writes that leave the region."""
 
     faults: tuple[Fault, ...]
     fates: tuple[Fate, ...]
     frames: tuple[tuple[PlacedFrame, bool], ...]
     expected: Reading
     found: tuple[tuple[str, Reading], ...]
+    strays: tuple[int, ...]
     trace_digest: str
 
     @property
     def holds(self) -> bool:
-        return all(reading.is_as(self.expected) for _, reading in self.found)
+        return not self.strays and all(reading.is_as(self.expected) for _, reading in self.found)
 
 
 class Laboratory:
@@ -48,5 +49,6 @@ class Laboratory:
             frames=tuple((frame, is_whole(state, frame)) for frame in self.world.frames),
             expected=self._expectation.of(state),
             found=tuple((reader.name, reader.read(state)) for reader in self._readers),
+            strays=self._passages.strays_under(faults),
             trace_digest=digest_of_trace(trace),
         )

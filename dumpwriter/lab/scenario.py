@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from dumpwriter.verdict import Verdict
+
 
 class Scenario(NamedTuple):
-    """A memory, data before zeros, and into how many pieces the part of the region falls that its frames take."""
+    """A memory, data before zeros, and into how many pieces the part of the region falls that its frames take.
+
+    A region that lacks slots has no room for the pages that are worth the least.
+    """
 
     name: str
     data_pages: int
     zero_pages: int
     writes_in_flight: int
+    slots_lacking: int = 0
 
     @property
     def pages(self) -> int:
         return self.data_pages + self.zero_pages
+
+    @property
+    def planned(self) -> Verdict:
+        """What comes out where nothing goes wrong."""
+        return Verdict.PARTIAL if self.slots_lacking else Verdict.COMPLETE
 
 
 SCENARIOS = {
@@ -23,6 +34,7 @@ SCENARIOS = {
     for scenario in (
         Scenario("pages", data_pages=64, zero_pages=0, writes_in_flight=8),
         Scenario("zeros", data_pages=48, zero_pages=16, writes_in_flight=8),
+        Scenario("short", data_pages=128, zero_pages=16, writes_in_flight=8, slots_lacking=1),
         Scenario("requests", data_pages=512, zero_pages=0, writes_in_flight=8),
     )
 }

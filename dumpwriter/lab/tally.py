@@ -39,15 +39,24 @@ class Disagreement(NamedTuple):
         )
 
 
+class Stray(NamedTuple):
+    """A case in which the writer wrote where it must not."""
+
+    case: str
+
+    def __str__(self) -> str:
+        return f"the writer left the region's extents: {self.case}"
+
+
 class Tally:
     """`verdicts` and the digest are of what the first reader found, the rest of all of them."""
 
     def __init__(self, world: World, readers: Sequence[Reader]) -> None:
         self._expectation = Expectation(world)
         self._readers = readers
-        self.cases = self.wrong_bytes = self.disagreements = 0
+        self.cases = self.wrong_bytes = self.disagreements = self.strays = 0
         self.verdicts: Counter[Verdict] = Counter()
-        self.examples: list[Disagreement] = []
+        self.examples: list[Disagreement | Stray] = []
         self._sum = 0
 
     def judge(self, case: object, state: DiskState) -> Reading:
@@ -61,9 +70,16 @@ class Tally:
             self.wrong_bytes += found.wrong_bytes
             if not found.is_as(expected):
                 self.disagreements += 1
-                if len(self.examples) < DISAGREEMENTS_MAX:
-                    self.examples.append(Disagreement(name, str(case), expected, found))
+                self._keep(Disagreement(name, str(case), expected, found))
         return expected
+
+    def count_stray(self, case: object) -> None:
+        self.strays += 1
+        self._keep(Stray(str(case)))
+
+    def _keep(self, example: Disagreement | Stray) -> None:
+        if len(self.examples) < DISAGREEMENTS_MAX:
+            self.examples.append(example)
 
     def digest(self) -> str:
         return (self._sum % (1 << 8 * DIGEST_SIZE_BYTES)).to_bytes(DIGEST_SIZE_BYTES, "little").hex()

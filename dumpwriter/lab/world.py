@@ -118,6 +118,7 @@ def recording_of(world: World) -> Recording:
 def cut_region(scenario: Scenario) -> ExtentMap:
     """Pieces of about one size, the last one first on the disk, so that no two writes can be one."""
     slots = META_COPIES + -(-scenario.data_pages // FRAME_PAGES_MAX) + bool(scenario.zero_pages)
+    slots -= scenario.slots_lacking
     end_block = (slot_offset_bytes(slots) + BLOCK_SIZE_BYTES) // BLOCK_SIZE_BYTES
     first_block = FIRST_SLOT_OFFSET_BYTES // BLOCK_SIZE_BYTES
     frame_blocks = slot_offset_bytes(slots - 1) // BLOCK_SIZE_BYTES + 1 - first_block  # the last has a block at least
