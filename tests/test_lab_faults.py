@@ -16,7 +16,7 @@ from dumpwriter.lab import faults as fault_table
 from dumpwriter.lab.campaign import Outcome, run_cases
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.diskstate import DiskState
-from dumpwriter.lab.faults import DRAWERS, Fault, FaultKind, draw_faults
+from dumpwriter.lab.faults import DRAWERS, FAULTS_MAX, Fault, FaultKind, draw_faults
 from dumpwriter.lab.judging import Expectation, Recovery
 from dumpwriter.lab.passage import Passages, fates_of
 from dumpwriter.lab.scenario import SCENARIOS
@@ -82,6 +82,7 @@ HARMLESS = [
     FaultKind.FAILED,
     FaultKind.SHORT_WRITE,
     FaultKind.FAILED_FLUSHES,
+    FaultKind.PASSING_ERROR,
 ]
 
 
@@ -268,6 +269,34 @@ def test_sectors_that_cannot_be_read_say_so(world: World, passages: Passages) ->
             state.read(start, SECTOR)
 
 
+def test_a_read_error_that_passes_fails_one_read_of_each_reader(world: World, passages: Passages) -> None:
+    """And what is read in spite of it is compared like any other: the second attempt may find damage."""
+    place = places(world, FrameKind.PAGES)[0]
+    passing = Fault(FaultKind.PASSING_ERROR, place_bytes=place, length_bytes=2 * SECTOR)
+    state = passages.state_after([passing])
+    for disk in (state.to_one_reader(), state.to_one_reader()):
+        with pytest.raises(OSError, match="passes"):
+            disk.read(place + SECTOR, 4 * SECTOR)
+        assert disk.read(place, 2 * SECTOR) == state.read(place, 2 * SECTOR)
+    rotten = Fault(FaultKind.BIT_ROT, place_bytes=place)
+    assert verdict_of(world, passing, rotten) == verdict_of(world, rotten) == Verdict.PARTIAL
+
+
+def test_as_many_errors_pass_in_one_slot_as_a_case_has_faults(world: World) -> None:
+    """One in each piece of the slot: each attempt comes one piece further."""
+    (pages,) = (frame for frame in world.frames if frame.plan.kind == FrameKind.PAGES)
+    pieces = [Fault(FaultKind.PASSING_ERROR, 0, run.physical_bytes, SECTOR) for run in pages.runs]
+    assert len(pieces) >= FAULTS_MAX
+    assert verdict_of(world, *pieces[:FAULTS_MAX]) == Verdict.COMPLETE
+
+
+def test_recovery_that_does_not_read_again_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "READ_ATTEMPTS", 1)
+    outcome = campaign(world, range(200))
+    assert outcome.disagreements
+    assert not outcome.wrong_bytes
+
+
 def campaign(world: World, numbers: range, seed: int = 5) -> Outcome:
     return run_cases(world, [Recovery(world), SecondReader(world)], seed, numbers)
 
@@ -295,11 +324,11 @@ def sum_of(digests: list[str]) -> str:
 
 def test_a_case_is_the_same_everywhere(world: World) -> None:
     assert draw_faults(Chance(CaseKey("zeros", 5, 7)), recording_of(world)) == (
-        Fault(FaultKind.LYING_FLUSH, operation=1),
-        Fault(FaultKind.SHORT_WRITE, operation=11, length_bytes=91648),
+        Fault(FaultKind.BIT_ROT, place_bytes=616960, bits=1690),
+        Fault(FaultKind.TORN_WRITE, operation=7, length_bytes=91648),
     )
     assert (
-        campaign(world, range(50)).verdict_digest == "cc390f134abdff201e1c158cac7be23c5890c685f561c552305c7be2dc035453"
+        campaign(world, range(50)).verdict_digest == "bf4da4f4b17dd45eb9ed5113ac1a8905da23418b240dae8fa72d9c5c62dad8b3"
     )
 
 

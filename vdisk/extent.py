@@ -27,6 +27,11 @@ class Run(NamedTuple):
     physical_bytes: int
     length_bytes: int
 
+    def meets(self, other: Run) -> bool:
+        """Whether they share a byte."""
+        (start, length), (other_start, other_length) = self, other
+        return start < other_start + other_length and other_start < start + length
+
 
 class ExtentMap:
     """The extents of a whole file, without holes, in logical order.

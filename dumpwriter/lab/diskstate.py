@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vdisk.blockdevice import BlockDevice
 from vdisk.errors import DeviceError
 from vdisk.extent import Run
+from vdisk.layers.passing_errors import PassingErrors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,11 +45,14 @@ class Patch(NamedTuple):
 class DiskState(BlockDevice):
     """`base` with patches over it, the later above the earlier. It can only be read, and in bad runs not even that."""
 
-    def __init__(self, base: bytes, patches: Sequence[Patch], bad_runs: Sequence[Run] = ()) -> None:
+    def __init__(
+        self, base: bytes, patches: Sequence[Patch], bad_runs: Sequence[Run] = (), passing_runs: Sequence[Run] = ()
+    ) -> None:
         self.size_bytes = len(base)
         self.base = base
         self.patches = patches
         self.bad_runs = bad_runs
+        self.passing_runs = passing_runs
 
     def read_into(self, offset_bytes: int, buffer: Buffer) -> None:
         view = memoryview(buffer).cast("B")
@@ -73,12 +77,11 @@ class DiskState(BlockDevice):
 
     def bad_within(self, run: Run) -> list[Run]:
         """The bad runs that touch this one."""
-        end_bytes = run.physical_bytes + run.length_bytes
-        return [
-            bad
-            for bad in self.bad_runs
-            if bad.physical_bytes < end_bytes and run.physical_bytes < bad.physical_bytes + bad.length_bytes
-        ]
+        return [bad for bad in self.bad_runs if bad.meets(run)]
+
+    def to_one_reader(self) -> BlockDevice:
+        """The disk as somebody meets it who reads for the first time: what touches a passing run fails once."""
+        return PassingErrors(self, self.passing_runs) if self.passing_runs else self
 
     def write_from(self, offset_bytes: int, buffer: Buffer) -> None:  # noqa: ARG002
         raise DeviceError("a state of a disk is not written to")

@@ -17,6 +17,8 @@
                     sectors come                                    go on; NONE where the dump just begins
     BAD_SECTORS     refuses for ever what touches some sectors      all but the frames on them
     UNREADABLE      takes them, and does not give them back         all but the frames on them
+    PASSING_ERROR   refuses the first read that touches them, and   COMPLETE: what failed is read again
+                    no other
     STALE_SECTORS   gives what was there before the dump            all but the frames on them
     OVERWRITTEN     gives what somebody else wrote there since,     all but the frames on them
                     over some sectors or a whole extent
@@ -67,13 +69,20 @@ class FaultKind(StrEnum):
     HANGING = "hanging operation"
     BAD_SECTORS = "bad sectors"
     UNREADABLE = "unreadable sectors"
+    PASSING_ERROR = "passing read error"
     STALE_SECTORS = "stale sectors"
     OVERWRITTEN = "overwritten sectors"
     MOVED_EXTENT = "moved extent"
     BIT_ROT = "bit rot"
 
 
-OF_SECTORS = (FaultKind.BAD_SECTORS, FaultKind.UNREADABLE, FaultKind.STALE_SECTORS, FaultKind.OVERWRITTEN)
+OF_SECTORS = (
+    FaultKind.BAD_SECTORS,
+    FaultKind.UNREADABLE,
+    FaultKind.PASSING_ERROR,
+    FaultKind.STALE_SECTORS,
+    FaultKind.OVERWRITTEN,
+)
 OF_PARTS = (FaultKind.SHORT_WRITE, FaultKind.HANGING)  # of a write, in whole sectors
 
 

@@ -109,7 +109,8 @@ class Recovery:
 
     def read(self, state: DiskState) -> Reading:
         comparison = Comparison(self._world.memory)
-        return found(recover(Mapped(state, self._world.extents), self._world.identity, comparison), comparison)
+        region = Mapped(state.to_one_reader(), self._world.extents)
+        return found(recover(region, self._world.identity, comparison), comparison)
 
 
 def found(findings: Findings, comparison: Comparison) -> Reading:

@@ -28,6 +28,7 @@ TRACES_MAX = 1 << 9  # each holds what came of writes in part; whole writes are 
 VERDICTS_MAX = 1 << 14  # on traces, which are small
 SOMEBODY_ELSE = CaseKey("somebody else", 0, 0)  # whose data lies where the file's is no longer
 CANNOT_BE_READ = (FaultKind.UNREADABLE, FaultKind.BAD_SECTORS)
+PASSES = (FaultKind.PASSING_ERROR,)
 
 
 class Fate(NamedTuple):
@@ -92,8 +93,8 @@ class Passages:
         patches = [fate.patch for fate in fates if fate.patch is not None and fate.is_kept]
         for fault in faults:
             patches += self._afterwards(fault, patches)
-        bad_runs = [Run(fault.place_bytes, fault.length_bytes) for fault in faults if fault.kind in CANNOT_BE_READ]
-        return DiskState(self._recording.before, patches, bad_runs)
+        bad_runs, passing_runs = (_runs_of(faults, kinds) for kinds in (CANNOT_BE_READ, PASSES))
+        return DiskState(self._recording.before, patches, bad_runs, passing_runs)
 
     def _afterwards(self, fault: Fault, patches: Sequence[Patch]) -> tuple[Patch, ...]:
         """What comes over it all when the writer is done."""
@@ -108,6 +109,10 @@ class Passages:
             gone = Patch(0, self._others, extent.physical_bytes, extent.physical_bytes + extent.length_bytes)
             return gone, Patch(place_bytes, state.read(*extent), 0, extent.length_bytes)
         return (_rotten(state, fault),) if kind == FaultKind.BIT_ROT else ()
+
+
+def _runs_of(faults: Sequence[Fault], kinds: Sequence[FaultKind]) -> list[Run]:
+    return [Run(fault.place_bytes, fault.length_bytes) for fault in faults if fault.kind in kinds]
 
 
 def fates_of(trace: Sequence[Event], faults: Sequence[Fault]) -> Iterator[Fate]:

@@ -34,6 +34,10 @@ class Pieces:
         if state.bad_runs:
             for number, run in self._runs:
                 versions[number] += state.bad_within(run)
+        for passing in state.passing_runs:
+            for number, run in self._runs:
+                if passing.meets(run):
+                    versions[number].append(("passes", passing))
         return [tuple(version) for version in versions]
 
     def _find_parts(self, patch: Patch) -> tuple[tuple[int, Patch], ...]:

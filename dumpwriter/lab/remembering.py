@@ -79,7 +79,7 @@ class RememberingRecovery:
         return RegionSlots(self._mapped(state), self._world.identity)
 
     def _mapped(self, state: DiskState) -> Mapped:
-        return Mapped(state, self._world.extents)
+        return Mapped(state.to_one_reader(), self._world.extents)
 
 
 class SlotsAsRead(RegionSlots):

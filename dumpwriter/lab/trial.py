@@ -28,6 +28,7 @@ from dumpwriter.lab.telling import TOLD, Hung, telling
 from vdisk.blockdevice import SECTOR_SIZE_BYTES, BlockDevice, Layer
 from vdisk.errors import DeviceError, UsageError
 from vdisk.layers.media_faults import MediaFaults
+from vdisk.layers.passing_errors import PassingErrors
 from vdisk.layers.trace import Trace
 from vdisk.memorydisk import MemoryDisk
 
@@ -130,9 +131,9 @@ class Trial:
     def _failure(self, state: DiskState, promised: tuple[object, ...]) -> Exception | None:
         disk = MemoryDisk(state.size_bytes, DiskState(state.base, state.patches).read(0, state.size_bytes))
         try:
-            self._check(MediaFaults(disk, lambda: state.bad_runs), promised)
+            self._check(PassingErrors(MediaFaults(disk, lambda: state.bad_runs), state.passing_runs), promised)
         except DeviceError as failure:
-            return failure if promised or not state.bad_runs else None
+            return failure if promised or not (state.bad_runs or state.passing_runs) else None
         except Exception as failure:
             return failure
         return None

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from vdisk.layers.mapped import Mapped
 
 
+READ_ATTEMPTS = 4  # a slot may lie in pieces, and in each an error may pass: three at once are in the fault budget
+
+
 class Slot(NamedTuple):
     """What was found: a true frame, or damage, or neither.
 
@@ -92,8 +95,10 @@ def _with_payload(device: BlockDevice, offset_bytes: int, frame: Frame, buffer: 
 
 def _is_read(device: BlockDevice, offset_bytes: int, buffer: memoryview) -> bool:
     """False where the disk cannot read it: what is there is lost for now, the rest is not."""
-    try:
-        device.read_into(offset_bytes, buffer)
-    except DeviceError:
-        return False
-    return True
+    for _ in range(READ_ATTEMPTS):
+        try:
+            device.read_into(offset_bytes, buffer)
+        except DeviceError:
+            continue
+        return True
+    return False
