@@ -13,6 +13,7 @@ import blake3
 import crc32c
 
 from dumpwriter.formats.region import (
+    COVERED_SLOT,
     DUMP_HEADER,
     FIRST_SLOT_OFFSET_BYTES,
     FRAME_HEADER,
@@ -29,6 +30,7 @@ from dumpwriter.formats.region import (
     SLOT_SIZE_BYTES,
     VERSION,
     WRAPPED_SIZE_BYTES_MAX,
+    CoveredSlot,
     DumpHeader,
     FrameHeader,
     FrameKind,
@@ -60,12 +62,20 @@ class DumpIdentity(NamedTuple):
 
 
 class FramePlan(NamedTuple):
-    """What one frame is to hold, and in which slot."""
+    """What one frame is to hold, and in which slot. A PARITY frame has no runs, and covers the frames in some slots.
+
+    Of what is no memory, `part` says which: the frame's number among those of its kind.
+    """
 
     sequence: int
     kind: FrameKind
-    region_offset_bytes: int
-    runs: tuple[PageRun, ...]
+    runs: tuple[PageRun, ...] = ()
+    part: int = 0
+    covers: tuple[int, ...] = ()
+
+    @property
+    def region_offset_bytes(self) -> int:
+        return slot_offset_bytes(self.sequence)
 
 
 class Seal(NamedTuple):
@@ -82,6 +92,8 @@ class Frame(NamedTuple):
     places: tuple[Place, ...]
     runs: tuple[PageRun, ...]
     seal: Seal | None
+    covers: tuple[int, ...] = ()  # of a PARITY frame, which has no runs of pages
+    made_of: tuple[tuple[Place, ...], ...] = ()  # of one that was rebuilt: the places of all that it is the XOR of
 
     @property
     def size_bytes(self) -> int:
@@ -90,7 +102,9 @@ class Frame(NamedTuple):
     @property
     def seal_offset_bytes(self) -> int:
         """In the header block, behind places and runs."""
-        return FRAME_HEADER.size_bytes + len(self.places) * PLACE.size_bytes + len(self.runs) * PAGE_RUN.size_bytes
+        return (
+            FRAME_HEADER.size_bytes + len(self.places) * PLACE.size_bytes + self.header.run_count * PAGE_RUN.size_bytes
+        )
 
 
 def slot_offset_bytes(sequence: int) -> int:
@@ -122,7 +136,8 @@ def encode_frame(
     end_bytes = BLOCK_SIZE_BYTES + payload_bytes
     payload = slot[BLOCK_SIZE_BYTES:end_bytes]
     places = [Place(*run) for run in extents.runs(plan.region_offset_bytes, end_bytes)]
-    assert len(places) <= PLACES_MAX and len(plan.runs) <= RUNS_MAX
+    run_count = len(plan.runs) + len(plan.covers)
+    assert len(places) <= PLACES_MAX and run_count <= RUNS_MAX
     header = FrameHeader(
         magic=FRAME_MAGIC,
         version=VERSION,
@@ -135,11 +150,11 @@ def encode_frame(
         payload_size_bytes=payload_bytes,
         payload_crc32c=0,
         place_count=len(places),
-        run_count=len(plan.runs),
+        run_count=run_count,
         seal_size_bytes=sealer.record_size_bytes,
         digest=bytes(32),
     )
-    head = FRAME_HEADER.pack(header) + PLACE.pack_table(places) + PAGE_RUN.pack_table(plan.runs)
+    head = FRAME_HEADER.pack(header) + PLACE.pack_table(places) + _encode_runs(plan)
     slot[:BLOCK_SIZE_BYTES] = head.ljust(BLOCK_SIZE_BYTES, b"\0")
     sealer.seal_frame(slot[:BLOCK_SIZE_BYTES], len(head), payload, plan.sequence)
     _CRC.pack_into(slot, _PAYLOAD_CRC_OFFSET_BYTES, crc32c.crc32c(payload))
@@ -147,6 +162,12 @@ def encode_frame(
     slot[_DIGEST_OFFSET_BYTES : FRAME_HEADER.size_bytes] = digest
     _CRC.pack_into(slot, _CRC_OFFSET_BYTES, crc32c.crc32c(slot[:_CRC_OFFSET_BYTES]))
     return slot[:end_bytes]
+
+
+def _encode_runs(plan: FramePlan) -> bytes:
+    if plan.kind == FrameKind.PARITY:
+        return COVERED_SLOT.pack_table([CoveredSlot(slot) for slot in plan.covers])
+    return PAGE_RUN.pack_table(plan.runs)
 
 
 def decode_header(block: memoryview, identity: DumpIdentity | None) -> Frame | None:
@@ -164,10 +185,13 @@ def decode_header(block: memoryview, identity: DumpIdentity | None) -> Frame | N
     if header.version != VERSION or header.place_count > PLACES_MAX or header.run_count > RUNS_MAX:
         return None
     places = PLACE.unpack_table(block, FRAME_HEADER.size_bytes, header.place_count)
-    runs = PAGE_RUN.unpack_table(
-        block, FRAME_HEADER.size_bytes + header.place_count * PLACE.size_bytes, header.run_count
-    )
-    frame = Frame(header, tuple(places), tuple(runs), seal=None)
+    frame = Frame(header, tuple(places), runs=(), seal=None)
+    runs_offset_bytes = FRAME_HEADER.size_bytes + header.place_count * PLACE.size_bytes
+    if header.kind == FrameKind.PARITY:
+        covered = COVERED_SLOT.unpack_table(block, runs_offset_bytes, header.run_count)
+        frame = frame._replace(covers=tuple(row.slot for row in covered))
+    else:
+        frame = frame._replace(runs=tuple(PAGE_RUN.unpack_table(block, runs_offset_bytes, header.run_count)))
     if header.seal_size_bytes:
         frame = frame._replace(seal=_decode_seal(block, frame))
     return frame if _is_consistent(frame) else None
@@ -192,6 +216,9 @@ def _is_consistent(frame: Frame) -> bool:
         return False
     if sum(place.length_bytes for place in frame.places) != BLOCK_SIZE_BYTES + payload_bytes:
         return False
+    if header.kind == FrameKind.PARITY:
+        is_list = 0 < len(frame.covers) == len(set(frame.covers))
+        return is_list and payload_bytes > 0 and frame.seal is None
     if header.kind in (FrameKind.META, FrameKind.SECONDARY):
         return not frame.runs
     if not frame.runs or any(not 0 < run.page_count <= PAGES_MAX - run.first_page for run in frame.runs):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dumpwriter.formats.region import (
     CLASS_RUN,
-    FRAME_PAGES_MAX,
+    COVERED_PAGES_MAX,
     LEVEL,
     MEMORY_RANGE,
     META_RECORD,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from vdisk.layout import Layout, Record
 
-META_SIZE_BYTES_MAX = FRAME_PAGES_MAX * PAGE_SIZE_BYTES
+META_SIZE_BYTES_MAX = COVERED_PAGES_MAX * PAGE_SIZE_BYTES
 TABLES_SIZE_BYTES_MAX = META_SIZE_BYTES_MAX - NOTES_AREA_BYTES - BLOCK_SIZE_BYTES  # a block is enough for the rest
 _ALIGNMENT = 8
 

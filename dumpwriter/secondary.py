@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from dumpwriter.formats.region import (
-    FRAME_PAGES_MAX,
+    COVERED_PAGES_MAX,
     PAGE_SIZE_BYTES,
     SECONDARY_NAME_SIZE_BYTES,
     SECONDARY_PIECE,
@@ -23,7 +23,7 @@ from vdisk.errors import FormatError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-PAYLOAD_SIZE_BYTES = FRAME_PAGES_MAX * PAGE_SIZE_BYTES
+PAYLOAD_SIZE_BYTES = COVERED_PAGES_MAX * PAGE_SIZE_BYTES
 NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]*")  # a file of that name is made: no path, no hidden file, no option
 FILE_PREFIX = "secondary."
 _ALIGNMENT = 8

@@ -9,7 +9,9 @@ import blake3
 
 from dumpwriter.crash import dump
 from dumpwriter.crash.dump import REQUEST_BUFFER_SIZE_BYTES, Cause, DumpJob, Progress
+from dumpwriter.crash.parity import Parity, SetBuffers
 from dumpwriter.crash.plan import MemoryPart, plan_dump, region_size_bytes
+from dumpwriter.crash.protection import NO_PARITY
 from dumpwriter.formats.region import CauseKind, ClassRunRecord, DumpLevel, MemoryRangeRecord, PageRun
 from dumpwriter.frames import DumpIdentity
 from dumpwriter.metadata import Metadata, encode_metadata
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from dumpwriter.sealing import Sealer
     from vdisk.blockdevice import BlockDevice
 
+WRITER_THREADS = 4
 CAUSE = Cause(CauseKind.BUGCHECK, 0xD1, (1, 2, 3, 4), "driver looked at what was not there", 1_700_000_000_000_000_000)
 
 
@@ -107,11 +110,13 @@ class DumpBench:
         level: DumpLevel = DumpLevel.AUTOMATIC,
         sealer: Sealer = UNSEALED,
         blobs: dict[str, bytes] | None = None,
+        parity_percent: int = NO_PARITY,
     ) -> None:
         self.memory, self.parts = memory_of(pages, seed, classes)
         self.level = level
         self._classes = classes
-        size_bytes = region_bytes or region_size_bytes(pages * 4096)
+        self._parity_percent = parity_percent
+        size_bytes = region_bytes or region_size_bytes(pages * 4096, parity_percent)
         self.extents = scattered_extents(size_bytes, pieces)
         self.disk = MemoryDisk(self.extents.end_on_disk_bytes() + 16 * 4096)
         self.sealer = sealer
@@ -127,8 +132,9 @@ class DumpBench:
     def job(self, around: Callable[[BlockDevice], BlockDevice] = lambda device: device) -> DumpJob:
         """A dump to be written, to the disk with something around it."""
         guarded = WriteGuard(around(self.disk), list(self.extents.runs(0, self.extents.size_bytes)))
+        plan = plan_dump(self.parts, self.extents.size_bytes, self.level, len(self.pieces), self._parity_percent)
         return DumpJob(
-            plan=plan_dump(self.parts, self.extents.size_bytes, self.level, len(self.pieces)),
+            plan=plan,
             identity=self.identity,
             extents=self.extents,
             region=Mapped(guarded, self.extents),
@@ -140,6 +146,7 @@ class DumpBench:
             level=self.level,
             blobs=self.blobs,
             pieces=self.pieces,
+            parity=Parity(plan, [SetBuffers() for _ in range(WRITER_THREADS)]) if plan.sets else None,
         )
 
     def write(self, around: Callable[[BlockDevice], BlockDevice] = lambda device: device) -> Progress:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from dumpwriter.cipher import GcmSealer
+from dumpwriter.crash.protection import NO_PARITY
 from dumpwriter.dumpkeys import new_seal
 from dumpwriter.frames import decode_header, payload_is_true
 from tests.dumping import DumpBench
@@ -36,9 +37,11 @@ PRIVATE_KEYS: dict[str, PrivateKey] = {
 SEALS = {name: new_seal(key.public_key()) for name, key in PRIVATE_KEYS.items()}
 
 
-def sealed_bench(name: str = "X25519", pages: int = PAGES, *, pieces: int = 5, seed: int = 0) -> DumpBench:
+def sealed_bench(
+    name: str = "X25519", pages: int = PAGES, *, pieces: int = 5, seed: int = 0, parity_percent: int = NO_PARITY
+) -> DumpBench:
     """A disk with a sealed dump that was written to its end."""
-    bench = DumpBench(pages, pieces, seed=seed, sealer=GcmSealer(SEALS[name]))
+    bench = DumpBench(pages, pieces, seed=seed, sealer=GcmSealer(SEALS[name]), parity_percent=parity_percent)
     bench.write()
     return bench
 

@@ -34,21 +34,31 @@ class SecondReader:
         ranges = map(region_reader.slot_range, range(region_reader.slot_count(self._region)))
         self._slots = [tuple(world.extents.runs(*place)) for place in ranges]
         self._pieces = Pieces(self._slots)
-        self._frames: Memo[region_reader.Frame | None] = Memo(VERSIONS_MAX)
+        self._believed: Memo[bytes | None] = Memo(VERSIONS_MAX)
+        self._one_of_equal: dict[bytes, bytes] = {}
+        self._frames: dict[bytes, region_reader.Frame | None] = {}  # by the slot; a true one has few contents
 
     def read(self, state: DiskState) -> Reading:
         versions = self._pieces.versions(state)
-        frames = [self._frame(state, sequence, version) for sequence, version in enumerate(versions)]
+        slots = [self._slot(state, sequence, version) for sequence, version in enumerate(versions)]
+        believed = {sequence: slot for sequence, slot in enumerate(slots) if slot is not None}
+        frames = [self._frames[slot] for slot in believed.values()]
+        frames += map(region_reader.frame_of, region_reader.rebuilt(believed, self._region))
         found = region_reader.assemble([frame for frame in frames if frame is not None], ())
         wrong_bytes = sum(self._wrong_bytes(page, content) for page, content in found.pages.items())
         return Reading(Verdict(found.verdict), runs_of(found.pages), None, wrong_bytes)
 
-    def _frame(self, state: DiskState, sequence: int, version: Hashable) -> region_reader.Frame | None:
-        return self._frames.get((sequence, version), lambda: self._read_frame(state, sequence))
+    def _slot(self, state: DiskState, sequence: int, version: Hashable) -> bytes | None:
+        return self._believed.get((sequence, version), lambda: self._read_slot(state, sequence))
 
-    def _read_frame(self, state: DiskState, sequence: int) -> region_reader.Frame | None:
+    def _read_slot(self, state: DiskState, sequence: int) -> bytes | None:
+        """None where nothing in it is believed. Equal ones are one, so that they compare fast."""
         slot = b"".join(readable(state, run) for run in self._slots[sequence])
-        return region_reader.frame_in(slot, self._region, sequence)
+        if not region_reader.is_frame(slot, self._region, sequence):
+            return None
+        if slot not in self._frames:
+            self._frames[slot] = region_reader.frame_of(slot)
+        return self._one_of_equal.setdefault(slot, slot)
 
     def _wrong_bytes(self, page: int, content: bytes) -> int:
         expected = self._memory[page * PAGE_SIZE_BYTES : (page + 1) * PAGE_SIZE_BYTES]

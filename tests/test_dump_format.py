@@ -109,7 +109,7 @@ def test_an_armed_region() -> None:
 
 @pytest.mark.parametrize("writes", range(9))
 def test_a_dump_that_was_cut(writes: int) -> None:
-    bench = DumpBench(1500, pieces=3)
+    bench = DumpBench(1500, pieces=3, region_bytes=4096 * (2 + 65 * 33))
     with pytest.raises(PowerLost):
         bench.write(lambda disk: StopsAfter(disk, writes, sectors=9))
     # Two headers, five pieces of frames, two headers: without the last two, the frames speak for themselves.
@@ -125,6 +125,18 @@ def test_a_dump_that_was_damaged(seed: int) -> None:
         start = source.randrange(len(bench.disk.content))
         length = min(source.choice([1, 4, 512, 4096, 100_000]), len(bench.disk.content) - start)
         bench.disk.content[start : start + length] = source.choice([bytes(length), source.randbytes(length)])
+    both_agree(bench)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_dump_with_parity_that_was_damaged(seed: int) -> None:
+    """Seldom so much that nothing is rebuilt, often more than can be."""
+    source = random.Random(seed)
+    bench = DumpBench(900 + 100 * (seed % 5), pieces=1 + seed % 4, seed=seed, parity_percent=(12, 50)[seed % 2])
+    bench.write()
+    for _ in range(1 + seed % 4):
+        start = source.randrange(len(bench.disk.content))
+        bench.disk.content[start : start + 1] = b"\x5a"
     both_agree(bench)
 
 

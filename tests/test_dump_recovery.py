@@ -70,7 +70,7 @@ def test_a_whole_dump_comes_back_whole(pages: int, pieces: int) -> None:
         ((1, b""), (0, None)),
         ((2, "first standby: köt".encode()), (1, "first standby: köt")),
         ((4, b""), (None, None)),  # the hibernator is no standby
-        ((1 << 31, b"\xff" * 92), (None, "\N{REPLACEMENT CHARACTER}" * 92)),
+        ((1 << 31, b"\xff" * 84), (None, "\N{REPLACEMENT CHARACTER}" * 84)),
     ],
 )
 def test_the_report_says_who_wrote_and_why_no_other(
@@ -80,7 +80,7 @@ def test_the_report_says_who_wrote_and_why_no_other(
     bench.write()
     header = recovered(bench)[0].header
     assert header is not None
-    report = describe_header(header._replace(writer=written[0], takeover_text=written[1].ljust(92, b"\0")))
+    report = describe_header(header._replace(writer=written[0], takeover_text=written[1].ljust(84, b"\0")))
     assert (report["standby"], report["takeover"]) == told
 
 
@@ -214,7 +214,7 @@ class BadBlocks(Layer):
 
 
 def test_bad_blocks_cost_their_frames_and_nothing_else() -> None:
-    bench = DumpBench(1000, pieces=1)
+    bench = DumpBench(1000, pieces=1, region_bytes=4096 * (2 + 65 * 17))  # no slot to spare
     first_block = bench.extents.extents[0].physical_bytes // 4096
     bad = {first_block, first_block + 1 + 65 * 3 + 30}
     progress = bench.write(lambda disk: BadBlocks(disk, bad))

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from dumpwriter.crash.dump import Progress, bytes_to_write
-from dumpwriter.crash.plan import REQUEST_FRAMES
+from dumpwriter.crash.protection import REQUEST_FRAMES
 from dumpwriter.crash.writer import COMMIT_SECONDS, STALL_SECONDS, WriterThreads, _Requests, write_dump
 from dumpwriter.formats.region import DumpEnding
 from dumpwriter.frames import page_count
@@ -36,8 +36,9 @@ def threads() -> Iterator[WriterThreads]:
     made.close()
 
 
-async def test_threads_write_the_dump_that_one_thread_writes(threads: WriterThreads) -> None:
-    by_threads, one_by_one = DumpBench(3000, pieces=9), DumpBench(3000, pieces=9)
+@pytest.mark.parametrize("parity_percent", [0, 12, 50])
+async def test_threads_write_the_dump_that_one_thread_writes(threads: WriterThreads, parity_percent: int) -> None:
+    by_threads, one_by_one = (DumpBench(3000, pieces=9, parity_percent=parity_percent) for _ in range(2))
     progress, reports = Progress(), []
     await write_dump(by_threads.job(), threads, progress, lambda: reports.append(progress.pages_written), lambda: 9)
     one_by_one.write()
@@ -192,8 +193,9 @@ async def test_what_cannot_be_flushed_is_not_committed(threads: WriterThreads) -
 
 @pytest.mark.parametrize("blobs", [{}, {"small": b"x"}, {"big": bytes(range(256)) * 3000, "small": b"x"}])
 @pytest.mark.parametrize("pages", [1, 300, 1500])
-def test_what_a_dump_will_write_is_known_to_the_byte(pages: int, blobs: dict[str, bytes]) -> None:
-    bench = DumpBench(pages, pieces=1, blobs=blobs)
+@pytest.mark.parametrize("parity_percent", [0, 50])
+def test_what_a_dump_will_write_is_known_to_the_byte(pages: int, blobs: dict[str, bytes], parity_percent: int) -> None:
+    bench = DumpBench(pages, pieces=1, blobs=blobs, parity_percent=parity_percent)
     events: list[Event] = []
     bench.write(lambda disk: Trace(disk, events.append))
     assert bytes_to_write(bench.job()) == sum(event.length_bytes for event in events)

@@ -432,7 +432,7 @@ def test_hardware_that_fails_meanwhile_is_a_cold_boot(machine: Machine, memory_i
     hardware = hardware_of(machine)
     if fault == "bad sectors":
         start = machine.facts("extents", machine.mountpoint)[0]["physical_bytes"]
-        hardware.set_bad_runs([Run(start + 10 * MIB, 4096)])
+        hardware.set_bad_runs([Run(start + 10 * MIB, 5 * MIB)])  # more than frames can be moved out of
     else:
         hardware[HardwareRegister.POWER_LEFT_BYTES] = 5 * MIB
         hardware[HardwareRegister.POWER] = Power.ENDING

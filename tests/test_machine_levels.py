@@ -97,7 +97,7 @@ def test_a_region_too_small_for_the_level_warns_and_keeps_the_best(machine: Mach
     recipe = 'size = "64MiB"\nmemory = "64MiB"\nlevel = "kernel"\n[disk]\nfill_percent = 100\n'
     machine.create(recipe=recipe)
     said = machine.mount("--levels", level).stdout
-    assert f"warning: the region has 13.2 MiB, and a dump of level {level} can need" in said
+    assert f"warning: the region has 15.2 MiB, and a dump of level {level} can need" in said
     fill_memory(machine)
     crash = machine.crash(check=1)
     assert (crash["verdict"], crash["reason"]) == (

@@ -231,6 +231,9 @@ def describe_recovery(report: dict[str, Any]) -> str:
         line += f", in {report['path']}"
     if report.get("sealed"):
         line += f", sealed for SHA-256 {report['sealed_for']}"
+    for what in ("moved", "rebuilt"):
+        if report.get(f"frames_{what}"):
+            line += f", {format_count(report[f'frames_{what}'], 'frame')} {what}"
     if report["standby"] and report["takeover"]:
         line += f", by the {STANDBY_NAMES[report['standby']]} standby ({printable(report['takeover'])})"
     if report.get("secondary_missing"):

@@ -14,7 +14,7 @@ import trio
 
 from dumpwriter.blobarea import BlobArea
 from dumpwriter.crash.dump import Cause, DumpJob, Progress, Writer
-from dumpwriter.crash.job import new_sealer, prepare
+from dumpwriter.crash.job import new_parity_buffers, new_sealer, prepare
 from dumpwriter.crash.rehearsal import rehearse
 from dumpwriter.crash.writer import WriterThreads, write_dump
 from dumpwriter.formats.region import CauseKind
@@ -81,6 +81,7 @@ class Clone:
         self._threads = WriterThreads(content.writer_threads)
         self._drivers = stack.load_clone(content.images)
         self.modules = self._drivers.modules  # rows of the module table, from the controller upwards
+        self._parity_buffers = new_parity_buffers(content)
         new_sealer(content)
 
     async def set_aside(self) -> None:
@@ -163,7 +164,9 @@ class Clone:
     def _job(self, disk: Disk, cause: Cause) -> DumpJob:
         memory = PhysicalMemory(self._handles.memory, [MemoryRange(*row) for row in disk.block.memory_ranges])
         writer = _writer(self._runtime, self._handles.rank)
-        return prepare(disk.block, memory, BlobArea(self._handles.runtime), disk.region, cause, writer)
+        return prepare(
+            disk.block, memory, BlobArea(self._handles.runtime), disk.region, cause, writer, self._parity_buffers
+        )
 
 
 def must_be_our_disk(device: BlockDevice, block: ControlBlock) -> None:

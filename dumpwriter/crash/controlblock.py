@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import blake3
 
+from dumpwriter.crash.protection import NO_PARITY
 from dumpwriter.formats.controlblock import (
     CLONE_IMAGE,
     CONTROL_BLOCK_HEAD,
@@ -77,6 +78,7 @@ class ControlBlock(NamedTuple):
     purpose: Purpose = Purpose.CRASH
     level: DumpLevel = DumpLevel.AUTOMATIC
     time_budget_ns: int = 0
+    parity_percent: int = NO_PARITY
 
 
 def encode(block: ControlBlock) -> bytes:
@@ -97,6 +99,7 @@ def encode(block: ControlBlock) -> bytes:
         purpose=block.purpose,
         dump_level=block.level,
         time_budget_ns=block.time_budget_ns,
+        parity_percent=block.parity_percent,
         machine=block.machine.encode()[:64],
         digest=bytes(32),
     )
@@ -150,6 +153,7 @@ def decode(content: Buffer) -> ControlBlock:
         purpose=_purpose(head.purpose),
         level=DumpLevel(head.dump_level),
         time_budget_ns=head.time_budget_ns,
+        parity_percent=head.parity_percent,
     )
 
 

@@ -1,11 +1,12 @@
 """A dump, step by step and without a clock or a thread: what the writer does in parallel and a laboratory one by one.
 
     begin      headers say WRITING, each flushed before the next
-    requests   in any order, any number of them in flight
+    requests   in any order, any number of them in flight; behind the last one of a set, the set's parity
     end        flush; headers say WRITTEN, each flushed before the next
 
-A write that fails is tried frame by frame; a frame that cannot be written is counted and the dump goes on without it.
-A cipher that fails stops the dump: nothing goes out unsealed, and nothing says WRITTEN.
+A write that fails is tried frame by frame. A frame that its own slot does not take is moved to a spare one behind the
+plan; where there is none left it is counted as failed, and the dump goes on without it. A cipher that fails stops the
+dump: nothing goes out unsealed, and nothing says WRITTEN.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import struct
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from dumpwriter.crash.plan import REQUEST_FRAMES
+from dumpwriter.crash.protection import REQUEST_FRAMES
 from dumpwriter.formats.region import (
+    DUMP_HEADER,
     HEADER_MAGIC,
     PAGE_SIZE_BYTES,
     SLOT_SIZE_BYTES,
@@ -28,7 +30,7 @@ from dumpwriter.formats.region import (
     DumpState,
     FrameKind,
 )
-from dumpwriter.frames import DumpIdentity, encode_dump_header, encode_frame, page_count
+from dumpwriter.frames import DumpIdentity, encode_dump_header, encode_frame, page_count, slot_offset_bytes
 from dumpwriter.sealing import UNSEALED
 from dumpwriter.secondary import fill, payload_size_bytes
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from dumpwriter.crash.parity import Parity
     from dumpwriter.crash.plan import DumpPlan
+    from dumpwriter.crash.protection import ParitySet
     from dumpwriter.frames import FramePlan
     from dumpwriter.sealing import Sealer
     from dumpwriter.secondary import Piece
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from vdisk.extent import ExtentMap
 
 REQUEST_BUFFER_SIZE_BYTES = REQUEST_FRAMES * SLOT_SIZE_BYTES
+TAKEOVER_SIZE_BYTES = DUMP_HEADER.field("takeover_text").size_bytes
 
 
 class MemoryReader(Protocol):
@@ -74,7 +79,7 @@ class Cause(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """Who writes the dump: 1 + the rank, 0 for nobody; and why those of a lower rank did not, cut to 92 bytes."""
+    """Who writes the dump: 1 + the rank, 0 for nobody; and why those of a lower rank did not, cut to 84 bytes."""
 
     number: int
     takeover: str
@@ -99,6 +104,11 @@ class DumpJob(NamedTuple):
     blobs: BlobReader | None = None
     writer: Writer = NOBODY
     pieces: Sequence[Sequence[Piece]] = ()  # of secondary data, for each of the plan's frames of that kind
+    parity: Parity | None = None  # None: the sets of the plan go without theirs
+
+    @property
+    def spare_slots(self) -> range:
+        return self.plan.spare_slots(self.extents.size_bytes)
 
 
 class Progress:
@@ -106,19 +116,29 @@ class Progress:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.frames_written = self.frames_failed = self.pages_written = self.bytes_written = 0
+        self.frames_written = self.frames_moved = self.frames_failed = self.pages_written = self.bytes_written = 0
+        self._spares_tried = 0
         self.failure = ""
         self.is_out_of_time = False
         self.is_committed = False
         self.is_stopped = False
 
-    def count_written(self, frames: Sequence[FramePlan], bytes_written: int) -> None:
+    def count_written(self, frames: Sequence[FramePlan], bytes_written: int, moved: int = 0) -> None:
         with self._lock:
+            self.frames_moved += moved
             self.frames_written += len(frames)
             self.pages_written += sum(page_count(frame.runs) for frame in frames)
             self.bytes_written += bytes_written
 
-    def count_failed(self, failure: Exception) -> None:
+    def try_spare(self, spare_slots: range) -> int | None:
+        """A slot that nobody has tried yet; None where there is no more."""
+        with self._lock:
+            if self._spares_tried == len(spare_slots):
+                return None
+            self._spares_tried += 1
+            return spare_slots[self._spares_tried - 1]
+
+    def count_failed(self, failure: OSError | None) -> None:
         with self._lock:
             self.frames_failed += 1
             self.failure = self.failure or str(failure)
@@ -158,9 +178,16 @@ def end(job: DumpJob, progress: Progress, end_time_ns: int) -> None:
 
 
 def write_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview, progress: Progress) -> None:
-    """Carry out one request in a buffer of `REQUEST_BUFFER_SIZE_BYTES`. What fails is counted, not raised."""
+    """Carry out one request in a buffer of `REQUEST_BUFFER_SIZE_BYTES`. What fails is counted, not raised.
+
+    Where it is the last of a set, it writes the set's parity as well.
+    """
     with progress.stopping():
         _write_together(job, frames, buffer, progress)
+        parity_frames = job.parity.finish(frames) if job.parity is not None else []
+        if job.parity is not None and parity_frames:
+            _write_together(job, parity_frames, buffer, progress)
+            job.parity.release(parity_frames)
 
 
 def _write_together(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview, progress: Progress) -> None:
@@ -170,8 +197,34 @@ def _write_together(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryvie
     except OSError:
         for frame in frames:
             _write_alone(job, frame, buffer, progress)
-    else:
-        progress.count_written(frames, content.nbytes)
+        return
+    progress.count_written(frames, content.nbytes)
+    for number, frame in enumerate(frames):
+        start_bytes = number * SLOT_SIZE_BYTES
+        _cover(job, frame, frame.sequence, buffer[start_bytes : start_bytes + frame_size_bytes(job, frame)])
+
+
+def _write_alone(job: DumpJob, frame: FramePlan, buffer: memoryview, progress: Progress) -> None:
+    """To its own slot, or to the first spare one that takes it."""
+    slot: int | None = frame.sequence
+    failure: OSError | None = None
+    while slot is not None:
+        try:
+            content = fill_request(job, [frame._replace(sequence=slot)], buffer)
+            job.region.write_from(slot_offset_bytes(slot), content)
+        except OSError as error:
+            failure = failure or error
+            slot = progress.try_spare(job.spare_slots) if isinstance(error, DeviceError) else None
+        else:
+            progress.count_written([frame], content.nbytes, moved=int(slot != frame.sequence))
+            _cover(job, frame, slot, content)
+            return
+    progress.count_failed(failure)
+
+
+def _cover(job: DumpJob, frame: FramePlan, slot: int, content: memoryview) -> None:
+    if job.parity is not None and frame.kind != FrameKind.PARITY:
+        job.parity.cover(frame.sequence, slot, content)
 
 
 def fill_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview) -> memoryview:
@@ -185,20 +238,28 @@ def fill_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview) 
 
 
 def bytes_to_write(job: DumpJob) -> int:
-    """What carrying a job out writes to the disk where no write fails, headers and all."""
+    """What carrying a job out writes to the disk where no write fails, headers and parity and all."""
     headers_bytes = 2 * len(header_offsets_bytes(job.extents.size_bytes)) * BLOCK_SIZE_BYTES
-    requests = job.plan.requests()
-    return headers_bytes + sum(
-        (len(frames) - 1) * SLOT_SIZE_BYTES + frame_size_bytes(job, frames[-1]) for frames in requests
-    )
+    requests = [[frame_size_bytes(job, frame) for frame in frames] for frames in job.plan.requests()]
+    requests += [_parity_sizes_bytes(job, one) for one in job.plan.sets]
+    return headers_bytes + sum((len(sizes_bytes) - 1) * SLOT_SIZE_BYTES + sizes_bytes[-1] for sizes_bytes in requests)
+
+
+def _parity_sizes_bytes(job: DumpJob, one: ParitySet) -> list[int]:
+    """Of the parity frames of a set, in the order of their slots."""
+    longest = dict.fromkeys(map(one.group_of, one.parity_slots), 0)
+    for frame in job.plan.frames_of(one):
+        group = one.group_of(frame.sequence)
+        longest[group] = max(longest[group], frame_size_bytes(job, frame))
+    return [BLOCK_SIZE_BYTES + size_bytes for size_bytes in longest.values()]
 
 
 def frame_size_bytes(job: DumpJob, frame: FramePlan) -> int:
-    """What a frame takes of its slot: its header block and its payload."""
+    """What a frame of the plan takes of its slot: its header block and its payload."""
     if frame.kind == FrameKind.META:
         return BLOCK_SIZE_BYTES + len(job.metadata)
     if frame.kind == FrameKind.SECONDARY:
-        return BLOCK_SIZE_BYTES + payload_size_bytes(job.pieces[frame.sequence - 1])
+        return BLOCK_SIZE_BYTES + payload_size_bytes(job.pieces[frame.part])
     return BLOCK_SIZE_BYTES + (frame.kind == FrameKind.PAGES) * page_count(frame.runs) * PAGE_SIZE_BYTES
 
 
@@ -209,24 +270,18 @@ def _fill_slot(job: DumpJob, frame: FramePlan, slot: memoryview) -> memoryview:
         slot[BLOCK_SIZE_BYTES : BLOCK_SIZE_BYTES + payload_bytes] = job.metadata
     elif frame.kind == FrameKind.SECONDARY:
         assert job.blobs is not None
-        payload_bytes = fill(slot[BLOCK_SIZE_BYTES:], job.pieces[frame.sequence - 1], job.blobs.read_into)
+        payload_bytes = fill(slot[BLOCK_SIZE_BYTES:], job.pieces[frame.part], job.blobs.read_into)
+    elif frame.kind == FrameKind.PARITY:
+        assert job.parity is not None
+        payload_bytes = job.parity.fill(frame, slot[BLOCK_SIZE_BYTES:])
     elif frame.kind == FrameKind.PAGES:
         for run in frame.runs:
             start_bytes = BLOCK_SIZE_BYTES + payload_bytes
             length_bytes = run.page_count * PAGE_SIZE_BYTES
             job.memory.read_into(run.first_page * PAGE_SIZE_BYTES, slot[start_bytes : start_bytes + length_bytes])
             payload_bytes += length_bytes
-    return encode_frame(slot, frame, job.identity, job.extents, job.plan.pages_total, payload_bytes, job.sealer)
-
-
-def _write_alone(job: DumpJob, frame: FramePlan, buffer: memoryview, progress: Progress) -> None:
-    try:
-        content = fill_request(job, [frame], buffer)
-        job.region.write_from(frame.region_offset_bytes, content)
-    except OSError as failure:
-        progress.count_failed(failure)
-    else:
-        progress.count_written([frame], content.nbytes)
+    sealer = UNSEALED if frame.kind == FrameKind.PARITY else job.sealer  # what it covers is sealed
+    return encode_frame(slot, frame, job.identity, job.extents, job.plan.pages_total, payload_bytes, sealer)
 
 
 def _write_headers(job: DumpJob, progress: Progress, state: DumpState, end_time_ns: int) -> None:
@@ -235,7 +290,9 @@ def _write_headers(job: DumpJob, progress: Progress, state: DumpState, end_time_
     header = _header(job.identity, job.extents, state, job.armed_time_ns)._replace(
         dump_level=job.level,
         ending=ending if state == DumpState.WRITTEN else DumpEnding.NONE,
-        frames_planned=len(job.plan.frames),
+        frames_planned=job.plan.frame_count,
+        slots_planned=job.spare_slots.stop,
+        frames_moved=progress.frames_moved,
         frames_written=progress.frames_written,
         frames_failed=progress.frames_failed,
         pages_total=job.plan.pages_total,
@@ -251,7 +308,7 @@ def _write_headers(job: DumpJob, progress: Progress, state: DumpState, end_time_
         cause_text=cut_text(cause.text, 128),
         boot_stage=cause.boot_stage,
         writer=job.writer.number,
-        takeover_text=cut_text(job.writer.takeover, 92),
+        takeover_text=cut_text(job.writer.takeover, TAKEOVER_SIZE_BYTES),
     )
     for offset_bytes, block in _headers(job.extents, header, job.sealer):
         try:
@@ -307,6 +364,8 @@ def _header(identity: DumpIdentity, extents: ExtentMap, state: DumpState, armed_
         cause_text=b"",
         boot_stage=BootStage.OFF,
         writer=NOBODY.number,
+        slots_planned=0,
+        frames_moved=0,
         takeover_text=b"",
         seal_fingerprint=bytes(32),
         seal_nonce=bytes(12),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dumpwriter.crash.dump import NOBODY, DumpJob
 from dumpwriter.crash.plan import memory_parts, plan_dump
+from dumpwriter.crash.protection import NO_PARITY
 from dumpwriter.formats.region import MemoryRangeRecord, SecondaryState
 from dumpwriter.metadata import Metadata, encode_metadata, has_room_for_tables
 from dumpwriter.sealing import UNSEALED
@@ -13,9 +14,13 @@ from dumpwriter.secondary import pack
 from vdisk.errors import FormatError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dumpwriter.blobarea import BlobArea
     from dumpwriter.crash.controlblock import ControlBlock
     from dumpwriter.crash.dump import Cause, Writer
+    from dumpwriter.crash.parity import Parity, SetBuffers
+    from dumpwriter.crash.plan import DumpPlan
     from dumpwriter.memory.physical import PhysicalMemory
     from dumpwriter.sealing import Sealer
     from dumpwriter.secondary import Blob
@@ -29,13 +34,18 @@ def prepare(
     region: BlockDevice,
     cause: Cause,
     writer: Writer = NOBODY,
+    parity_buffers: Sequence[SetBuffers] = (),
 ) -> DumpJob:
-    """Memory is looked through for holes, and secondary data for what is whole; what either holds is read later."""
+    """Memory is looked through for holes, and secondary data for what is whole; what either holds is read later.
+
+    `parity_buffers` are those of `new_parity_buffers`: there are none where nothing is to be written.
+    """
     parts = memory_parts(block.page_classes, memory.runs())
     blobs = area.survey()
     pieces = pack([blob for blob in blobs if blob.state == SecondaryState.WHOLE])
+    plan = plan_dump(parts, block.extents.size_bytes, block.level, len(pieces), block.parity_percent)
     return DumpJob(
-        plan=plan_dump(parts, block.extents.size_bytes, block.level, len(pieces)),
+        plan=plan,
         identity=block.identity,
         extents=block.extents,
         region=region,
@@ -48,6 +58,7 @@ def prepare(
         level=block.level,
         blobs=area,
         pieces=pieces,
+        parity=_new_parity(plan, parity_buffers) if parity_buffers else None,
     )
 
 
@@ -58,6 +69,22 @@ def new_sealer(block: ControlBlock) -> Sealer:
     from dumpwriter.cipher import GcmSealer
 
     return GcmSealer(block.seal)
+
+
+def new_parity_buffers(block: ControlBlock) -> Sequence[SetBuffers]:
+    """Room for as many sets as there are threads. To be made at arming: what does the XOR has to be loaded from files,
+    and only where there is to be parity."""
+    if block.parity_percent == NO_PARITY:
+        return ()
+    from dumpwriter.crash.parity import SetBuffers
+
+    return [SetBuffers() for _ in range(block.writer_threads)]
+
+
+def _new_parity(plan: DumpPlan, buffers: Sequence[SetBuffers]) -> Parity:
+    from dumpwriter.crash.parity import Parity
+
+    return Parity(plan, buffers)
 
 
 def _metadata(block: ControlBlock, memory: PhysicalMemory, blobs: list[Blob]) -> Metadata:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from dumpwriter.crash import dump
-from dumpwriter.crash.plan import REQUEST_FRAMES
+from dumpwriter.crash.protection import REQUEST_FRAMES
 from vdisk.imagefile import aligned_buffer
 
 if TYPE_CHECKING:

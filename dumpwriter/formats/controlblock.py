@@ -52,6 +52,7 @@ class ControlBlockHead(NamedTuple):
     purpose: Annotated[int, "I"]
     dump_level: Annotated[int, "Q"]
     time_budget_ns: Annotated[int, "Q"]
+    parity_percent: Annotated[int, "Q"]  # of the frames, in parity frames; 0 for none
     machine: Annotated[bytes, "64s"]  # UTF-8, padded with zeros
     digest: Annotated[bytes, "32s"]  # BLAKE3 of the whole block with this field zero
 
@@ -92,7 +93,7 @@ class VolumeKeyRecord(NamedTuple):
     key: Annotated[bytes, "64s"]
 
 
-CONTROL_BLOCK_HEAD = Layout(ControlBlockHead, size_bytes=192)
+CONTROL_BLOCK_HEAD = Layout(ControlBlockHead, size_bytes=200)
 SECTION = Layout(SectionRecord, size_bytes=16)
 MEMORY_MAP = Layout(MemoryMapRecord, size_bytes=24)
 CLONE_IMAGE = Layout(CloneImageRecord, size_bytes=32)

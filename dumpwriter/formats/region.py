@@ -5,7 +5,8 @@
     last block                  dump header, copy B
 
 A frame says everything about itself: which dump it is of, which slot it was meant for, where on the disk each of its
-blocks lies, which pages of memory it holds. So it can be believed alone, and found without any map.
+blocks lies, which pages of memory it holds. So it can be believed alone, and found without any map. A parity frame
+holds the XOR of others, header blocks and all: what comes of it must prove itself as any frame does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from vdisk.layout import Layout
 PAGE_SIZE_BYTES = 4096
 PAGES_MAX = 1 << 40  # no page number is larger: 4 PiB of physical addresses
 FRAME_PAGES_MAX = 64
+COVERED_PAGES_MAX = FRAME_PAGES_MAX - 1  # with its header block such a frame fits the payload of a parity frame
 SLOT_BLOCKS = 1 + FRAME_PAGES_MAX
 SLOT_SIZE_BYTES = SLOT_BLOCKS * BLOCK_SIZE_BYTES
 FIRST_SLOT_OFFSET_BYTES = BLOCK_SIZE_BYTES
@@ -68,6 +70,7 @@ class FrameKind(IntEnum):
     PAGES = 2  # payload: the pages of the runs, in order
     ZEROS = 3  # no payload: every page of the runs is zero
     SECONDARY = 4  # payload: pieces of secondary data; no pages
+    PARITY = 5  # payload: the XOR of the frames in the slots that it names; never sealed
 
 
 class SealAlgorithm(IntEnum):
@@ -132,7 +135,9 @@ class DumpHeader(NamedTuple):
     cause_text: Annotated[bytes, "128s"]  # UTF-8, padded with zeros
     boot_stage: Annotated[int, "I"]  # `BootStage`: how far the machine was
     writer: Annotated[int, "I"]  # 1 + the rank of the process that writes, as in the runtime file; 0 where none did
-    takeover_text: Annotated[bytes, "92s"]  # why those of a lower rank did not; UTF-8, padded with zeros
+    slots_planned: Annotated[int, "I"]  # slots that may hold frames, those to which frames can be moved included
+    frames_moved: Annotated[int, "I"]  # of those written, the ones that their own slot did not take
+    takeover_text: Annotated[bytes, "84s"]  # why those of a lower rank did not; UTF-8, padded with zeros
     seal_fingerprint: Annotated[bytes, "32s"]  # as in FrameSeal; zero where the dump is not sealed
     seal_nonce: Annotated[bytes, "12s"]
     seal_tag: Annotated[bytes, "16s"]  # AES-256-GCM over this record, with the tag and the digest zero
@@ -140,7 +145,10 @@ class DumpHeader(NamedTuple):
 
 
 class FrameHeader(NamedTuple):
-    """The head of a frame's header block; places and runs follow it. The block's last four bytes are its CRC32C."""
+    """The head of a frame's header block; places and runs follow it. The block's last four bytes are its CRC32C.
+
+    Instead of runs a PARITY frame has the slots that it covers.
+    """
 
     magic: Annotated[bytes, "8s"]
     version: Annotated[int, "H"]
@@ -170,6 +178,12 @@ class PageRun(NamedTuple):
 
     first_page: Annotated[int, "Q"]
     page_count: Annotated[int, "Q"]
+
+
+class CoveredSlot(NamedTuple):
+    """In a PARITY frame, instead of a run: a slot whose frame it covers."""
+
+    slot: Annotated[int, "Q"]
 
 
 class FrameSeal(NamedTuple):
@@ -232,6 +246,7 @@ DUMP_HEADER = Layout(DumpHeader, size_bytes=504)
 FRAME_HEADER = Layout(FrameHeader, size_bytes=104)
 PLACE = Layout(Place, size_bytes=16)
 PAGE_RUN = Layout(PageRun, size_bytes=16)
+COVERED_SLOT = Layout(CoveredSlot, size_bytes=8)
 FRAME_SEAL = Layout(FrameSeal, size_bytes=64)
 META_RECORD = Layout(MetaRecord, size_bytes=8)
 MEMORY_RANGE = Layout(MemoryRangeRecord, size_bytes=16)

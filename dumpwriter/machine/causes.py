@@ -128,8 +128,8 @@ CAUSES = (
     Cause(
         "bad-sectors",
         "three sectors of the region go bad",
-        "the dump but for the three frames that they are in, and their pages are named",
-        PARTIAL,
+        "the dump: the three frames that they are in are written further on",
+        COMPLETE,
         needs_armed=True,
     ),
     Cause(

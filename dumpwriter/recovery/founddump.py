@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy
 
 from dumpwriter.dumpfile.dump import DumpRun
-from dumpwriter.formats.region import PAGE_SIZE_BYTES, SLOT_SIZE_BYTES, FrameKind
+from dumpwriter.formats.region import PAGE_SIZE_BYTES, FrameKind
 from dumpwriter.frames import decode_header, payload_is_true
 from dumpwriter.recovery.opening import Opened
+from dumpwriter.xor import xor_of
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.errors import DeviceError, RecoveryError
 
@@ -38,7 +39,8 @@ class FrameIndex:
         self.kinds = array("q")
         self.frame_of = array("q")  # the number of the frame that holds a run
         self._places = array("q")  # physical address and length, in pairs
-        self._ends = array("q", [0])  # where the places of each frame end
+        self._part_ends = array("q", [0])  # where the places of each part end; of several parts a frame is the XOR
+        self._ends = array("q", [0])  # where the parts of each frame end
 
     def open(self, frame: Frame, slot: memoryview) -> Opened:
         opened = self.opener.open(frame, slot)
@@ -52,9 +54,11 @@ class FrameIndex:
     def why_nothing(self) -> str:
         return self.opener.why_nothing()
 
-    def places(self, number: int) -> Iterator[tuple[int, int]]:
-        for at in range(self._ends[number], self._ends[number + 1], 2):
-            yield self._places[at], self._places[at + 1]
+    def parts(self, number: int) -> Iterator[list[tuple[int, int]]]:
+        """Of what a frame is made: itself, or where it was rebuilt, that of which it is the XOR."""
+        for part in range(self._ends[number], self._ends[number + 1]):
+            places = range(self._part_ends[part], self._part_ends[part + 1], 2)
+            yield [(self._places[at], self._places[at + 1]) for at in places]
 
     def _add(self, frame: Frame) -> None:
         for run in frame.runs:
@@ -62,9 +66,11 @@ class FrameIndex:
             self.page_counts.append(run.page_count)
             self.kinds.append(frame.header.kind)
             self.frame_of.append(len(self._ends) - 1)
-        for place in frame.places:
-            self._places.extend(place)
-        self._ends.append(len(self._places))
+        for places in frame.made_of or (frame.places,):
+            for place in places:
+                self._places.extend(place)
+            self._part_ends.append(len(self._places))
+        self._ends.append(len(self._part_ends) - 1)
 
 
 class FoundDump:
@@ -114,20 +120,24 @@ class FoundDump:
             inside_bytes += run.page_count * PAGE_SIZE_BYTES
         raise RecoveryError(TWO_ANSWERS)
 
-    def _read(self, physical_bytes: int, buffer: memoryview) -> None:
-        try:
-            self._disk.read_into(physical_bytes, buffer)
-        except DeviceError:
-            raise RecoveryError(TWO_ANSWERS) from None
-
     def _read_frame(self, number: int) -> tuple[Frame, bytes]:
-        slot = memoryview(bytearray(SLOT_SIZE_BYTES))
-        end_bytes = 0
-        for physical_bytes, length_bytes in self._index.places(number):
-            self._read(physical_bytes, slot[end_bytes : end_bytes + length_bytes])
-            end_bytes += length_bytes
+        parts = list(self._index.parts(number))
+        slot = self._read_part(parts[0])
+        if len(parts) > 1:
+            slot = xor_of([slot, *map(self._read_part, parts[1:])])
         frame = decode_header(slot[:BLOCK_SIZE_BYTES], self._identity)
-        is_true = frame is not None and frame.size_bytes == end_bytes and payload_is_true(slot, frame)
+        is_true = frame is not None and frame.size_bytes <= slot.nbytes and payload_is_true(slot, frame)
         if frame is None or not is_true or self._index.opener.open(frame, slot) is not Opened.OPEN:
             raise RecoveryError(TWO_ANSWERS)
-        return frame, bytes(slot[BLOCK_SIZE_BYTES:end_bytes])
+        return frame, bytes(slot[BLOCK_SIZE_BYTES : frame.size_bytes])
+
+    def _read_part(self, places: list[tuple[int, int]]) -> memoryview:
+        content = memoryview(bytearray(sum(length_bytes for _, length_bytes in places)))
+        position_bytes = 0
+        for physical_bytes, length_bytes in places:
+            try:
+                self._disk.read_into(physical_bytes, content[position_bytes : position_bytes + length_bytes])
+            except DeviceError:
+                raise RecoveryError(TWO_ANSWERS) from None
+            position_bytes += length_bytes
+        return content

@@ -275,6 +275,7 @@ def _describe_dump(disk: OfflineDisk, place: Place) -> dict[str, Any] | None:
         "armed": iso_time(header.armed_time_ns),
         "frames_planned": header.frames_planned,
         "frames_written": header.frames_written,
+        "frames_failed": header.frames_failed,
         "pages_total": header.pages_total,
         "pages_wanted": header.pages_wanted,
         "pages_written": header.pages_written,

@@ -28,6 +28,7 @@ UNEXPLAINED: dict[str, Any] = {
     "times": {},
     "standby": None,
     "takeover": None,
+    "frames_moved": None,
 }
 CAUSE_NAMES: dict[int, str] = {
     CauseKind.NONE: "unknown",
@@ -64,6 +65,7 @@ def describe_findings(findings: Findings, identity: DumpIdentity) -> dict[str, A
         "secondary": [_describe_blob(blob) for blob in findings.secondary.found],
         "secondary_missing": [blob._asdict() for blob in findings.secondary.missing],
         "frames_damaged": findings.frames_damaged,
+        "frames_rebuilt": findings.frames_rebuilt,
         "reads_failed": findings.reads_failed,
         "memory_map": "sealed" if findings.is_closed else "known" if findings.metadata else "lost",
         "machine": findings.metadata.machine if findings.metadata else None,
@@ -129,6 +131,7 @@ def describe_nothing(reason: Reason) -> dict[str, Any]:
         "secondary": [],
         "secondary_missing": [],
         "frames_damaged": 0,
+        "frames_rebuilt": 0,
         "reads_failed": 0,
         "sealed": False,
         "sealed_for": None,
@@ -155,6 +158,7 @@ def describe_header(header: DumpHeader) -> dict[str, Any]:
         },
         "standby": header.writer - 1 if 0 < header.writer <= len(STANDBY_NAMES) else None,
         "takeover": _text(header.takeover_text) or None,
+        "frames_moved": header.frames_moved,
     }
 
 

@@ -2,7 +2,8 @@
 
 It trusts the identity it was given (which dump is looked for) and the extents; every frame must prove the rest. It
 needs neither header: the headers only explain. It keeps no object per page: runs, and one buffer for a slot. What a
-slot holds is found out in `slots`, from its own bytes; here a dump is made of that.
+slot holds is found out in `slots`, from its own bytes; here a dump is made of that, and of what `rebuilding` makes of
+the slots together.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dumpwriter.crash.dump import header_offsets_bytes
-from dumpwriter.formats.region import PAGE_SIZE_BYTES, FrameKind
+from dumpwriter.formats.region import PAGE_SIZE_BYTES, SLOT_SIZE_BYTES, FrameKind
 from dumpwriter.frames import decode_dump_header, page_count, slot_count
 from dumpwriter.metadata import decode_metadata
 from dumpwriter.recovery.blobs import BlobAssembly, Secondary
 from dumpwriter.recovery.judgement import Evidence, judge, judge_closed
 from dumpwriter.recovery.opening import ClosedFrames, Opened, WithoutKey
 from dumpwriter.recovery.pageset import PageSet
-from dumpwriter.recovery.slots import read_piece, read_places, read_slot, slot_buffer
+from dumpwriter.recovery.rebuilding import Rebuilding, SlotReader
+from dumpwriter.recovery.slots import NOTHING, read_piece, read_places, read_slot, slot_buffer, true_frame
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.errors import DeviceError, FormatError
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from dumpwriter.metadata import Metadata
     from dumpwriter.recovery.judgement import Judgement
     from dumpwriter.recovery.opening import Opener
+    from dumpwriter.recovery.rebuilding import Rebuilt
     from dumpwriter.recovery.slots import Slot
     from dumpwriter.verdict import Reason, Verdict
     from vdisk.blockdevice import BlockDevice
@@ -57,6 +60,7 @@ class Findings(NamedTuple):
     sealed_for: bytes | None = None  # fingerprint of the public key; None where the dump is not sealed
     closed_size_bytes: int = 0  # of frames that stayed sealed: pages are then those that they say they hold
     secondary: Secondary = Secondary()
+    frames_rebuilt: int = 0  # not counted as damaged, nor as failed reads
 
     @property
     def is_closed(self) -> bool:
@@ -76,16 +80,13 @@ class Findings(NamedTuple):
         return page_count(self.present)
 
 
-class Slots(Protocol):
+class Slots(SlotReader, Protocol):
     """The slots of a region, and what its headers say."""
 
     count: int
 
     def header(self) -> DumpHeader | None:
         """The newest of this dump; None where there is none."""
-
-    def read(self, sequence: int) -> Slot:
-        """What is given stands until the next is asked for."""
 
 
 class RegionSlots:
@@ -103,6 +104,26 @@ class RegionSlots:
     def read(self, sequence: int) -> Slot:
         return read_slot(self._region, self._identity, sequence, self._buffer)
 
+    def prove(self, sequence: int, content: memoryview) -> Frame | None:
+        return true_frame(content, self._identity, sequence, self._region.extents)
+
+
+class ScatteredSlots:
+    """Frames that were found one by one, by the slots that they name."""
+
+    def __init__(self, disk: BlockDevice, identity: DumpIdentity, frames: Sequence[Frame]) -> None:
+        self._disk = disk
+        self._identity = identity
+        self._places = {frame.header.sequence: frame.places for frame in frames}
+        self._buffer = slot_buffer()
+
+    def read(self, sequence: int) -> Slot:
+        places = self._places.get(sequence)
+        return read_places(self._disk, self._identity, places, self._buffer) if places else NOTHING
+
+    def prove(self, sequence: int, content: memoryview) -> Frame | None:
+        return true_frame(content, self._identity, sequence, extents=None)
+
 
 def recover(
     region: Mapped,
@@ -111,7 +132,7 @@ def recover(
     progress: Callable[[int, int], None] | None = None,
     opener: Opener | None = None,
 ) -> Findings:
-    """Read every slot once and hand what proves true to the sink. Never raises for what the region holds."""
+    """Read every slot and hand what proves true to the sink. Never raises for what the region holds."""
     return assemble(RegionSlots(region, identity), sink, progress, opener)
 
 
@@ -125,22 +146,24 @@ def assemble(
     header = slots.header()
     assembly = _Assembly(sink, header, opener)
     count = _slots_to_read(slots, header)
+    rebuilding = Rebuilding(slots, count)
     for sequence in range(count):
-        assembly.take(slots.read(sequence))
+        slot = slots.read(sequence)
+        rebuilding.see(sequence, slot)
+        assembly.take(slot)
         if progress is not None:
             progress(sequence + 1, count)
+    for rebuilt in rebuilding.rebuilt():
+        assembly.take_rebuilt(rebuilt)
     return assembly.findings()
 
 
 def read_metadata(region: Mapped, identity: DumpIdentity) -> Metadata | None:
-    """What the first frame of a dump says, or where it is lost the last one; None where both are."""
+    """What the first frame of a dump says, or where it is lost any other; None where there is none."""
     slots = RegionSlots(region, identity)
-    header = slots.header()
-    assembly = _Assembly(_Deaf(), header, opener=None)
-    for sequence in (0, _slots_to_read(slots, header) - 1):
-        if assembly.metadata is None and sequence >= 0:
-            assembly.take(slots.read(sequence))
-    return assembly.metadata
+    assembly = _Assembly(_Deaf(), None, opener=None)
+    assembly.take(slots.read(0))
+    return assembly.metadata or assemble(slots, _Deaf()).metadata
 
 
 class _Deaf:
@@ -159,11 +182,16 @@ def recover_scattered(
     progress: Callable[[int, int], None],
     opener: Opener | None = None,
 ) -> Findings:
-    """The same from frames that were found one by one, each at the places that it names itself."""
+    """The same from frames that were found one by one, in the order of their slots, each where it says it is."""
     assembly, buffer = _Assembly(sink, None, opener), slot_buffer()
+    rebuilding = Rebuilding(ScatteredSlots(disk, identity, frames), disk.size_bytes // SLOT_SIZE_BYTES)
     for number, found in enumerate(frames, start=1):
-        assembly.take(read_places(disk, identity, found.places, buffer))
+        slot = read_places(disk, identity, found.places, buffer)
+        rebuilding.see(found.header.sequence, slot)
+        assembly.take(slot)
         progress(number, len(frames))
+    for rebuilt in rebuilding.rebuilt():
+        assembly.take_rebuilt(rebuilt)
     return assembly.findings()
 
 
@@ -188,7 +216,7 @@ def recover_one_behind_the_other(
 
 def _slots_to_read(slots: Slots, header: DumpHeader | None) -> int:
     """All slots; or, where a header of this dump says how many were planned, just those."""
-    planned = header.frames_planned if header else 0
+    planned = header.slots_planned if header else 0
     return min(slots.count, planned) if planned else slots.count
 
 
@@ -202,7 +230,7 @@ class _Assembly:
         self._header = header
         self._opener = opener or WithoutKey()
         self._closed = ClosedFrames()
-        self._frames_open = 0
+        self._frames_open = self._frames_rebuilt = 0
         self._sealed_for: bytes | None = None
         self._present = PageSet()
         self._blobs = BlobAssembly()
@@ -213,7 +241,7 @@ class _Assembly:
         """Count what is damaged, and take a frame that was believed as bytes as far as it can be opened."""
         self._frames_damaged += slot.frames_damaged
         self._reads_failed += slot.reads_failed
-        if slot.frame is None:
+        if slot.frame is None or slot.frame.header.kind == FrameKind.PARITY:
             return
         opened = self._opener.open(slot.frame, slot.content)
         if opened is Opened.FALSE:
@@ -222,6 +250,13 @@ class _Assembly:
             self._closed.add(slot.frame)
         else:
             self._take_open(slot.frame, slot.content[BLOCK_SIZE_BYTES:])
+
+    def take_rebuilt(self, rebuilt: Rebuilt) -> None:
+        """The frame stands for what its slot gave."""
+        self._frames_rebuilt += 1
+        self._frames_damaged -= rebuilt.instead.frames_damaged
+        self._reads_failed -= rebuilt.instead.reads_failed
+        self.take(rebuilt.slot)
 
     def _take_open(self, frame: Frame, payload: memoryview) -> None:
         self._frames_open += 1
@@ -263,6 +298,7 @@ class _Assembly:
             self._reads_failed,
             self._sealed_for,
             secondary=self._blobs.outcome(self.metadata.secondary if self.metadata else ()),
+            frames_rebuilt=self._frames_rebuilt,
         )
 
     def _closed_findings(self, fingerprint: bytes) -> Findings:
@@ -278,6 +314,7 @@ class _Assembly:
             self._reads_failed,
             fingerprint,
             closed.size_bytes,
+            frames_rebuilt=self._frames_rebuilt,
         )
 
 

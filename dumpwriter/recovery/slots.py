@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dumpwriter.formats.region import Place
     from dumpwriter.frames import DumpIdentity, Frame
     from vdisk.blockdevice import BlockDevice
+    from vdisk.extent import ExtentMap
     from vdisk.layers.mapped import Mapped
 
 
@@ -58,6 +59,19 @@ def read_slot(region: Mapped, identity: DumpIdentity, sequence: int, buffer: mem
     if frame is None or not is_in_place(frame, region.extents) or frame.header.sequence != sequence:
         return NOTHING
     return _with_payload(region, offset_bytes, frame, buffer)
+
+
+def true_frame(content: memoryview, identity: DumpIdentity, sequence: int, extents: ExtentMap | None) -> Frame | None:
+    """The frame of this slot with which the content begins; None where it is none, or not a true one.
+
+    Without extents it may lie anywhere.
+    """
+    frame = decode_header(content[:BLOCK_SIZE_BYTES], identity) if content.nbytes >= BLOCK_SIZE_BYTES else None
+    if frame is None or frame.header.sequence != sequence or frame.size_bytes > content.nbytes:
+        return None
+    if extents is not None and not is_in_place(frame, extents):
+        return None
+    return frame if payload_is_true(content, frame) else None
 
 
 def read_piece(file: BlockDevice, identity: DumpIdentity, offset_bytes: int, buffer: memoryview) -> Slot:

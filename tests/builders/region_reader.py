@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BOOT_AREA = 8 << 20
 BLOCK = 4096
 SLOT = 65 * BLOCK
-META, PAGES, ZEROS, SECONDARY = 1, 2, 3, 4
+META, PAGES, ZEROS, SECONDARY, PARITY = 1, 2, 3, 4, 5
 NOTES, MEMORY_RANGES, LEVEL, PAGE_CLASSES, BLOBS = 1, 2, 4, 5, 6
 LAST_CLASS = {1: 3, 2: 4, 3: 5}  # of the levels that leave pages out
 
@@ -93,7 +93,8 @@ def plain_payload(slot: bytes) -> bytes | None:
 def read_dump(image: bytes, region: Region, payload_of: Callable[[bytes], bytes | None] = plain_payload) -> Dump:
     """Every frame that proves itself and can be read. Where a page is in two frames, they must agree."""
     slots = (_read(image, region, *slot_range(sequence)) for sequence in range(slot_count(region)))
-    frames = [frame_in(slot, region, sequence, payload_of) for sequence, slot in enumerate(slots)]
+    believed = {sequence: slot for sequence, slot in enumerate(slots) if is_frame(slot, region, sequence)}
+    frames = [frame_of(slot, payload_of) for slot in (*believed.values(), *rebuilt(believed, region))]
     states = tuple(_u32(header, 12) for header in _headers(image, region))
     return assemble([frame for frame in frames if frame is not None], states)
 
@@ -107,14 +108,26 @@ def slot_range(sequence: int) -> tuple[int, int]:
     return BLOCK + sequence * SLOT, SLOT
 
 
-def frame_in(
-    slot: bytes, region: Region, sequence: int, payload_of: Callable[[bytes], bytes | None] = plain_payload
-) -> Frame | None:
-    """None where no frame proves itself, or where it cannot be read."""
-    if not _is_frame(slot, region, sequence):
-        return None
-    payload = payload_of(slot)
+def frame_of(slot: bytes, payload_of: Callable[[bytes], bytes | None] = plain_payload) -> Frame | None:
+    """Of a slot whose frame is believed; None where it cannot be read, or has nothing to read."""
+    payload = None if _u16(slot, 10) == PARITY else payload_of(slot)
     return None if payload is None else Frame(_u16(slot, 10), payload, _page_numbers(slot))
+
+
+def rebuilt(believed: dict[int, bytes], region: Region) -> list[bytes]:
+    """The slots that gave no frame, where the parity of the others does."""
+    found = []
+    for parity in believed.values():
+        covered = _covered(parity) if _u16(parity, 10) == PARITY else []
+        lost = [slot for slot in covered if slot not in believed]
+        if len(lost) == 1:
+            total = int.from_bytes(_frame_bytes(parity)[BLOCK:], "little")
+            for slot in covered:
+                total ^= int.from_bytes(_frame_bytes(believed.get(slot, b"")), "little")
+            candidate = total.to_bytes(SLOT, "little")
+            if is_frame(candidate, region, lost[0]):
+                found.append(candidate)
+    return found
 
 
 def assemble(frames: list[Frame], header_states: tuple[int, ...]) -> Dump:
@@ -145,7 +158,8 @@ def _is_boot_record(sector: bytes, offset: int) -> bool:
     return sector[:8] == b"GHOSTBR\0" and _seal_holds(sector) and _u32(sector, 8) == 1 and _u64(sector, 24) == offset
 
 
-def _is_frame(slot: bytes, region: Region, sequence: int) -> bool:
+def is_frame(slot: bytes, region: Region, sequence: int) -> bool:
+    """Whether what lies in a slot is to be believed."""
     if slot[:8] != b"GHOSTFR\0" or _u16(slot, 8) != 1 or not _seal_holds(slot[:BLOCK]):
         return False
     if (slot[16:32], _u64(slot, 32)) != (region.dump_id, region.generation):
@@ -164,7 +178,11 @@ def _is_frame(slot: bytes, region: Region, sequence: int) -> bool:
 
 
 def _agrees(slot: bytes, length: int) -> bool:
-    kind, runs = _u16(slot, 10), _runs(slot)
+    kind = _u16(slot, 10)
+    if kind == PARITY:
+        covered = _covered(slot)
+        return 0 < len(covered) == len(set(covered)) and length > 0 and not _u32(slot, 68)
+    runs = _runs(slot)
     if any(not count for _, count in runs):
         return False
     if kind in (META, SECONDARY):
@@ -181,6 +199,15 @@ def _places(slot: bytes) -> list[tuple[int, int]]:
 def _runs(slot: bytes) -> list[tuple[int, int]]:
     start = 104 + 16 * _u16(slot, 64)
     return [struct.unpack_from("<QQ", slot, start + 16 * index) for index in range(_u16(slot, 66))]
+
+
+def _covered(slot: bytes) -> list[int]:
+    start = 104 + 16 * _u16(slot, 64)
+    return [_u64(slot, start + 8 * index) for index in range(_u16(slot, 66))]
+
+
+def _frame_bytes(slot: bytes) -> bytes:
+    return slot[: BLOCK + _u32(slot, 56)] if slot else b""
 
 
 def _page_numbers(slot: bytes) -> list[int]:

@@ -23,7 +23,7 @@ DUMP_ID, DISK_ID = bytes(range(16)), bytes(range(100, 116))
 GENERATION = 7
 ARMED, RUNNING, WRITTEN, THROUGH, BUGCHECK = 1, 6, 3, 1, 1
 FRAME_HEADER = struct.Struct("<8sHHI16sQQQIIHHI32s")
-DUMP_HEADER = struct.Struct("<8sII16s3Q6I6Q4Q3Q128sII92s32s12s16s32s")
+DUMP_HEADER = struct.Struct("<8sII16s3Q6I6Q4Q3Q128s4I84s32s12s16s32s")
 BOOT_RECORD = struct.Struct("<8s4IQQ16sQQIIQQIIQ16sQII32s96sI")
 HEADER_SEQUENCE = 0xFFFF_FFFF
 
@@ -142,7 +142,7 @@ class RegionBuilder:
         header = DUMP_HEADER.pack(
             *(b"GHOSTDH\0", 1, WRITTEN, DUMP_ID, GENERATION, physical, self._size(), *counts),
             *(0xD1, 1, 2, 3, 4, *(1_700_000_000_000_000_000 + second * 10**9 for second in range(3))),
-            *(b"a golden dump", RUNNING, 1, b"", *seal, bytes(16), bytes(32)),
+            *(b"a golden dump", RUNNING, 1, frames, 0, b"", *seal, bytes(16), bytes(32)),
         )
         if self.seal is not None:
             _, tag = self.seal.encrypt(nonce_of(HEADER_SEQUENCE), b"", header)

@@ -1,0 +1,105 @@
+"""Parity while a dump is written: what went out is added to its group, and a set that is through gives its frames.
+
+Requests are handed out in order, so no more sets are begun and not finished than there are threads. Room for these is
+made at arming. A set for which there is none is written without parity; so is one of which a request was given up.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from dumpwriter.crash.protection import GROUPS_MAX
+from dumpwriter.formats.region import FrameKind
+from dumpwriter.frames import FramePlan
+from dumpwriter.xor import Accumulator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dumpwriter.crash.plan import DumpPlan
+    from dumpwriter.crash.protection import ParitySet
+
+
+class SetBuffers:
+    """Room for the parity of one set at a time."""
+
+    def __init__(self) -> None:
+        self.turn = threading.Lock()
+        self.groups = [Accumulator() for _ in range(GROUPS_MAX)]
+        self.covers: list[list[int]] = [[] for _ in range(GROUPS_MAX)]
+        self.requests_left = 0
+
+    def begin(self, requests: int) -> None:
+        for accumulator, covers in zip(self.groups, self.covers, strict=True):
+            accumulator.clear()
+            covers.clear()
+        self.requests_left = requests
+
+
+class Parity:
+    """The sets of one plan. Threads may call it side by side."""
+
+    def __init__(self, plan: DumpPlan, buffers: Sequence[SetBuffers]) -> None:
+        self._plan = plan
+        self._turn = threading.Lock()
+        self._free = list(buffers)
+        self._open: dict[int, SetBuffers | None] = {}  # by the number of the set
+
+    def cover(self, planned_slot: int, slot: int, content: memoryview) -> None:
+        """Add a frame as it was written, and to which slot. What no set covers is passed over."""
+        own = self._plan.set_of(planned_slot)
+        buffers = self._buffers(own) if own is not None else None
+        if own is not None and buffers is not None:
+            group = own.group_of(planned_slot)
+            with buffers.turn:
+                buffers.groups[group].add(content)
+                buffers.covers[group].append(slot)
+
+    def finish(self, frames: Sequence[FramePlan]) -> list[FramePlan]:
+        """The parity frames of a set whose last request this was; they are to be written, and then released."""
+        own = self._plan.set_of(frames[0].sequence)
+        buffers = self._buffers(own) if own is not None else None
+        if own is None or buffers is None:
+            return []
+        with buffers.turn:
+            buffers.requests_left -= 1
+            return [] if buffers.requests_left else _parity_frames(own, buffers)
+
+    def fill(self, frame: FramePlan, payload: memoryview) -> int:
+        """The payload of a parity frame; how many bytes it takes."""
+        content = self._accumulator(frame).content
+        payload[: content.nbytes] = content
+        return content.nbytes
+
+    def release(self, parity_frames: Sequence[FramePlan]) -> None:
+        number = parity_frames[0].part // GROUPS_MAX
+        with self._turn:
+            buffers = self._open.pop(number)
+            if buffers is not None:
+                self._free.append(buffers)
+
+    def _buffers(self, own: ParitySet) -> SetBuffers | None:
+        """Those of a set, which is begun where it was not."""
+        with self._turn:
+            if own.number not in self._open:
+                buffers = self._free.pop() if self._free else None
+                if buffers is not None:
+                    buffers.begin(own.request_count)
+                self._open[own.number] = buffers
+            return self._open[own.number]
+
+    def _accumulator(self, frame: FramePlan) -> Accumulator:
+        number, group = divmod(frame.part, GROUPS_MAX)
+        buffers = self._open[number]
+        assert buffers is not None
+        return buffers.groups[group]
+
+
+def _parity_frames(own: ParitySet, buffers: SetBuffers) -> list[FramePlan]:
+    frames = []
+    for slot in own.parity_slots:
+        group = own.group_of(slot)
+        part = own.number * GROUPS_MAX + group
+        frames.append(FramePlan(slot, FrameKind.PARITY, part=part, covers=tuple(sorted(buffers.covers[group]))))
+    return frames
