@@ -11,6 +11,7 @@
     FAILED          refuses one operation and says so               COMPLETE: what failed is tried again
     SHORT_WRITE     takes so many sectors of a write and says so    COMPLETE: what failed is tried again
     FAILED_FLUSHES  refuses all flushes from one on and says so     COMPLETE; with a cut, as if there were no flush
+    GONE            refuses everything from one operation on        all but the frames that were still to come
     RESET           refuses one operation and says so, and forgets  all but the frames in what is forgotten: what
                     some of the writes since the last flush         failed is tried again
     HANGING         never answers one operation, of which so many   all but the frames in the rest: the other threads
@@ -35,6 +36,7 @@ recovery to this exactly, by what the disk holds and gives.
 
 from __future__ import annotations
 
+import functools
 import operator
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 Choice = TypeVar("Choice")
 
 FAULTS_MAX = 3  # in one case
+RECORDINGS_MAX = 4  # of which it is remembered what can be drawn
 SECTORS_MAX = 16  # that one fault makes bad or stale
 
 
@@ -65,6 +68,7 @@ class FaultKind(StrEnum):
     FAILED = "failed operation"
     SHORT_WRITE = "short write"
     FAILED_FLUSHES = "failed flushes"
+    GONE = "disk gone"
     RESET = "controller reset"
     HANGING = "hanging operation"
     BAD_SECTORS = "bad sectors"
@@ -102,8 +106,13 @@ class Fault(NamedTuple):
 
 def draw_faults(chance: Chance, recording: Recording) -> tuple[Fault, ...]:
     """One to three, of any kinds that the recording has something for."""
-    draws = [draw for draw, needed in DRAWERS.values() if needed(recording)]
+    draws = _draws_for(recording)
     return tuple(draws[chance.below(len(draws))](chance, recording) for _ in range(1 + chance.below(FAULTS_MAX)))
+
+
+@functools.lru_cache(RECORDINGS_MAX)
+def _draws_for(recording: Recording) -> tuple[Draw, ...]:
+    return tuple(draw for draw, needed in DRAWERS.values() if needed(recording))
 
 
 def _power_cut(chance: Chance, recording: Recording) -> Fault:
@@ -152,6 +161,10 @@ def _short_write(chance: Chance, recording: Recording) -> Fault:
 
 def _failed_flushes(chance: Chance, recording: Recording) -> Fault:
     return Fault(FaultKind.FAILED_FLUSHES, _one_of(chance, recording.flushes))
+
+
+def _gone(chance: Chance, recording: Recording) -> Fault:
+    return Fault(FaultKind.GONE, chance.below(len(recording.trace)))
 
 
 def _reset(chance: Chance, recording: Recording) -> Fault:
@@ -204,6 +217,7 @@ DRAWERS: dict[FaultKind, tuple[Draw, operator.attrgetter[Sequence[object]]]] = {
     FaultKind.FAILED: (_failed, TRACE),
     FaultKind.SHORT_WRITE: (_short_write, WRITES),
     FaultKind.FAILED_FLUSHES: (_failed_flushes, FLUSHES),
+    FaultKind.GONE: (_gone, TRACE),
     FaultKind.RESET: (_reset, TRACE),
     FaultKind.HANGING: (_hanging, TRACE),
     **{kind: (_sectors(kind), TRACE) for kind in OF_SECTORS},

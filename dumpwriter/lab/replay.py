@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from dumpwriter.lab.fates import Fate, fates_of
 from dumpwriter.lab.judging import Expectation, Reader, Reading, is_whole
-from dumpwriter.lab.passage import Fate, Passages, fates_of
+from dumpwriter.lab.passage import Passages
 from dumpwriter.lab.proof import digest_of_trace
 from dumpwriter.lab.world import recording_of
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from dumpwriter.lab.faults import Fault
 
 AT_ONE_OPERATION = (FaultKind.FAILED, FaultKind.SHORT_WRITE, FaultKind.RESET, FaultKind.HANGING)
-TOLD = (*AT_ONE_OPERATION, FaultKind.FAILED_FLUSHES, FaultKind.BAD_SECTORS)
+FOR_EVER = (FaultKind.FAILED_FLUSHES, FaultKind.GONE)
+TOLD = (*AT_ONE_OPERATION, *FOR_EVER, FaultKind.BAD_SECTORS)
 
 
 class Hung(BaseException):
@@ -41,13 +42,12 @@ class Refusing(Layer):
     def __init__(self, lower: BlockDevice, faults: Sequence[Fault]) -> None:
         super().__init__(lower)
         self._due = [fault for fault in faults if fault.kind in AT_ONE_OPERATION]
-        failed_flushes = [fault.operation for fault in faults if fault.kind == FaultKind.FAILED_FLUSHES]
-        self._first_failed_flush = min(failed_flushes, default=None)
+        self._for_ever = [fault for fault in faults if fault.kind in FOR_EVER]
         self._count = 0
 
     def write_from(self, offset_bytes: int, buffer: Buffer) -> None:
         view = memoryview(buffer).cast("B")
-        fault = self._next_fault()
+        fault = self._next_fault(FaultKind.GONE)
         taken = view if fault is None else view[: fault.length_bytes]
         if fault is None or taken.nbytes:
             self._count += 1
@@ -58,19 +58,18 @@ class Refusing(Layer):
     write_through = BlockDevice.write_through  # by this layer's own write and flush
 
     def flush(self) -> None:
-        fault = self._next_fault()
+        fault = self._next_fault(FaultKind.GONE, FaultKind.FAILED_FLUSHES)
         if fault is not None:
             raise _ending(fault)
-        if self._first_failed_flush is not None and self._first_failed_flush <= self._count:
-            raise DeviceError("no flush is done any more")
         self._count += 1
         self.lower.flush()
 
-    def _next_fault(self) -> Fault | None:
+    def _next_fault(self, *for_ever: FaultKind) -> Fault | None:
         for index, fault in enumerate(self._due):
             if fault.operation == self._count:
                 return self._due.pop(index)
-        return None
+        lasting = (fault for fault in self._for_ever if fault.kind in for_ever and fault.operation <= self._count)
+        return next(lasting, None)
 
 
 def _ending(fault: Fault) -> BaseException:

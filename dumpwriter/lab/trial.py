@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.diskstate import DiskState
 from dumpwriter.lab.enumeration import cut_count, cuts, epochs, state_after
+from dumpwriter.lab.fates import fates_of, in_flight_at_the_cut
 from dumpwriter.lab.faults import Fault, FaultKind, draw_faults
 from dumpwriter.lab.faulttext import describe_faults, parse_faults
 from dumpwriter.lab.memo import Memo
-from dumpwriter.lab.passage import TRACES_MAX, Passages, fates_of, in_flight_at_the_cut
+from dumpwriter.lab.passage import TRACES_MAX, Passages
 from dumpwriter.lab.recording import Recording
 from dumpwriter.lab.shrinking import shrink
 from dumpwriter.lab.telling import TOLD, Hung, telling
@@ -50,6 +51,7 @@ KEEPS_ITS_WORD = frozenset(
         FaultKind.FAILED,
         FaultKind.SHORT_WRITE,
         FaultKind.FAILED_FLUSHES,
+        FaultKind.GONE,
         FaultKind.HANGING,
     }
 )
