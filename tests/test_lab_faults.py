@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import signal
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from dumpwriter import cli
-from dumpwriter.cli import lab
 from dumpwriter.formats.region import FrameKind
 from dumpwriter.lab import faults as fault_table
 from dumpwriter.lab.campaign import Outcome, run_cases
@@ -29,8 +24,6 @@ from dumpwriter.verdict import Verdict
 from tests.second_reader import SecondReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from vdisk.extent import Run
 
 SECTOR = 512
@@ -347,31 +340,3 @@ def test_a_campaign_finds_a_reader_that_believes_too_much(world: World, monkeypa
     assert outcome.wrong_bytes
     assert {str(example).split()[0] for example in outcome.examples} == {"recovery"}
     assert outcome.examples[0].case.startswith("zeros:5:")
-
-
-def interrupting_at(case: int) -> Callable[[str], object]:
-    """Stands for the progress bar, and for somebody who presses Ctrl-C."""
-
-    @contextmanager
-    def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-        yield lambda done, total: signal.raise_signal(signal.SIGINT) if done == case else None
-
-    return progress_bar
-
-
-def test_an_interrupted_campaign_tells_what_it_has_and_goes_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def run(*arguments: str, code: int) -> dict[str, object]:
-        assert cli.main(["lab", "run", "zeros", "--seed", "5", "--json", *arguments]) == code
-        document: dict[str, object] = json.loads(capsys.readouterr().out)
-        return document
-
-    whole = run("--cases", "40", code=0)
-    monkeypatch.setattr(lab, "progress_bar", interrupting_at(15))
-    begun = run("--cases", "40", code=130)
-    assert (begun["cases"], begun["next"]) == (15, 15)
-    rest = run("--first", "15", "--cases", "25", code=130)
-    assert (rest["cases"], rest["next"]) == (15, 30)
-    end = run("--first", "30", "--cases", "10", code=0)
-    assert sum_of([str(part["verdict_digest"]) for part in (begun, rest, end)]) == whole["verdict_digest"]

@@ -17,6 +17,7 @@ from tests.sources import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.machines import Machine
 
@@ -138,11 +139,13 @@ def test_json_documents_have_the_fields_that_are_listed(machine: Machine) -> Non
     )
 
 
-def test_a_certificate_has_the_fields_that_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_certificate_has_the_fields_that_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["lab", "prove", "--writes", "1", "--json"]) == 0
     must_match("ghostdump lab prove", json.loads(capsys.readouterr().out))
-    assert cli.main(["lab", "run", "--cases", "1", "--json"]) == 0
+    assert cli.main(["lab", "run", "--cases", "1", "--json", "--state", str(tmp_path / "campaign")]) == 0
     must_match("ghostdump lab run", json.loads(capsys.readouterr().out))
+    assert cli.main(["lab", "merge", str(tmp_path / "campaign"), "--json"]) == 0
+    must_match("ghostdump lab merge", json.loads(capsys.readouterr().out))
     assert cli.main(["lab", "replay", "zeros:0:0", "--json"]) == 0
     must_match("ghostdump lab replay", json.loads(capsys.readouterr().out))
     assert cli.main(["lab", "filesystem", "create a; sync", "--exhaustive", "2", "--json"]) == 0

@@ -19,6 +19,7 @@
     ├── KeyFileError              a key file is none, or not the one that is needed
     ├── IntegrityError            the memory of this process is not what it was
     ├── ConversionError           the dump cannot become the file that was asked for
+    ├── CampaignError             cases of the laboratory could not be judged, or not be put together
     ├── ComparisonError           two dumps could not be compared (exit code 2, as diff has it)
     ├── RecoveryError             the dump cannot be taken out now; it stays where it is
     └── ResumeError               the hibernated machine cannot go on; the boot is a cold one
@@ -130,6 +131,10 @@ class KeyFileError(GhostdumpError):
 
 class IntegrityError(GhostdumpError):
     """The memory of this process is not what it was: nothing that it would do can be trusted."""
+
+
+class CampaignError(GhostdumpError):
+    """Cases of the laboratory could not be judged, or what was found in them not be put together."""
 
 
 class ComparisonError(GhostdumpError):

@@ -277,6 +277,7 @@ def _lab(commands: Any) -> None:
     experiments = laboratory.add_subparsers(metavar="COMMAND", required=True, help="the experiment")
     _lab_prove(experiments)
     _lab_run(experiments)
+    _lab_merge(experiments)
     _lab_replay(experiments)
     _lab_shrink(experiments)
     _lab_filesystem(experiments)
@@ -298,7 +299,7 @@ def _lab_prove(commands: Any) -> None:
 
 
 def _lab_run(commands: Any) -> None:
-    command = _command(commands, "run", "lab", "run_campaign", "cases drawn at random, each with up to three faults")
+    command = _command(commands, "run", "campaign", "run", "cases drawn at random, each with up to three faults")
     _scenario(command)
     command.add_argument("--seed", type=_typed(parse_value), default=0, metavar="S", help="which cases; 0 by default")
     command.add_argument(
@@ -307,6 +308,16 @@ def _lab_run(commands: Any) -> None:
     command.add_argument(
         "--cases", type=_typed(parse_count), default=10_000, metavar="N", help="how many; 10000 by default"
     )
+    command.add_argument(
+        "--jobs", type=_typed(parse_count), default=1, metavar="J", help="in how many processes; 1 by default"
+    )
+    command.add_argument("--state", metavar="DIR", help="keep there what was judged, and do not judge it again")
+    _json(command)
+
+
+def _lab_merge(commands: Any) -> None:
+    command = _command(commands, "merge", "campaign", "run_merge", "what several runs found, put together")
+    command.add_argument("directories", nargs="+", metavar="DIR", help="a directory that was given to run as --state")
     _json(command)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dumpwriter.formats.runtime import Register
 from dumpwriter.machine.status import living_standby, standby_is_alive
 from vdisk.errors import MountError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from dumpwriter.runtime import RuntimeFile
 
@@ -21,11 +21,17 @@ POLL_SECONDS = 0.02
 STALL_SECONDS = 45.0  # longer than the standby itself waits for its disk
 
 
+class Show(Protocol):
+    """Takes what is done of a total, and what is to be said beside the bar."""
+
+    def __call__(self, done: int, total: int, said: str = "") -> None: ...
+
+
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that takes (done, total). Silent at first, and where standard error is no terminal."""
+def progress_bar(title: str) -> Iterator[Show]:
+    """Yield a function that shows progress. Silent at first, and where standard error is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda done, total: None  # noqa: ARG005 - nobody looks
+        yield lambda done, total, said="": None  # noqa: ARG005 - nobody looks
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -34,10 +40,10 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task, began = bar.add_task(title, total=None), time.monotonic()
 
-    def show(done: int, total: int) -> None:
+    def show(done: int, total: int, said: str = "") -> None:
         if not bar.live.is_started and time.monotonic() - began > PATIENCE_SECONDS:
             bar.start()
-        bar.update(task, completed=done, total=total or None)
+        bar.update(task, completed=done, total=total or None, description=f"{title} {said}".rstrip())
 
     try:
         yield show

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.faults import FaultKind, draw_faults
+from dumpwriter.lab.judging import Expectation
 from dumpwriter.lab.passage import Passages
 from dumpwriter.lab.tally import Disagreement, Stray, Tally
 from dumpwriter.lab.world import recording_of
@@ -48,25 +49,41 @@ class Outcome(NamedTuple):
 
 def run_cases(world: World, readers: Sequence[Reader], seed: int, numbers: Iterable[int]) -> Outcome:
     """Judge the cases with these numbers. Whoever wants to stop early ends the iteration."""
-    recording = recording_of(world)
-    tally, passages, kinds = Tally(world, readers), Passages(recording), Counter[FaultKind]()
-    for number in numbers:
-        key = CaseKey(world.scenario.name, seed, number)
-        faults = draw_faults(Chance(key), recording)
-        kinds.update(fault.kind for fault in faults)
-        tally.judge(key, passages.state_after(faults))
-        if passages.strays_under(faults):
-            tally.count_stray(key)
-    return Outcome(
-        scenario=world.scenario.name,
-        seed=seed,
-        cases=tally.cases,
-        readers=tuple(reader.name for reader in readers),
-        wrong_bytes=tally.wrong_bytes,
-        disagreements=tally.disagreements,
-        strays=tally.strays,
-        verdicts={verdict: tally.verdicts[verdict] for verdict in Verdict},
-        faults={kind: kinds[kind] for kind in FaultKind},
-        examples=tuple(tally.examples),
-        verdict_digest=tally.digest(),
-    )
+    return Bench(world, readers).run(seed, numbers)
+
+
+class Bench:
+    """A world and its readers, for one run of cases after the other: what is remembered of them stays."""
+
+    def __init__(self, world: World, readers: Sequence[Reader]) -> None:
+        self._world = world
+        self._readers = readers
+        self._recording = recording_of(world)
+        self._passages = Passages(self._recording)
+        self._expectation = Expectation(world)
+
+    def run(self, seed: int, numbers: Iterable[int]) -> Outcome:
+        tally, kinds = Tally(self._expectation, self._readers), Counter[FaultKind]()
+        for number in numbers:
+            key = CaseKey(self._world.scenario.name, seed, number)
+            faults = draw_faults(Chance(key), self._recording)
+            kinds.update(fault.kind for fault in faults)
+            tally.judge(key, self._passages.state_after(faults))
+            if self._passages.strays_under(faults):
+                tally.count_stray(key)
+        return self._outcome(seed, tally, kinds)
+
+    def _outcome(self, seed: int, tally: Tally, kinds: Counter[FaultKind]) -> Outcome:
+        return Outcome(
+            scenario=self._world.scenario.name,
+            seed=seed,
+            cases=tally.cases,
+            readers=tuple(reader.name for reader in self._readers),
+            wrong_bytes=tally.wrong_bytes,
+            disagreements=tally.disagreements,
+            strays=tally.strays,
+            verdicts={verdict: tally.verdicts[verdict] for verdict in Verdict},
+            faults={kind: kinds[kind] for kind in FaultKind},
+            examples=tuple(tally.examples),
+            verdict_digest=tally.digest(),
+        )

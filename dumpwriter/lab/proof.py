@@ -83,7 +83,7 @@ def prove(world: World, readers: Sequence[Reader], progress: Callable[[int, int]
     """Walk through every state of the world. `progress` takes the states done and all."""
     parts = list(epochs(world.before, world.trace))
     expected = sum(map(expected_count, parts))
-    tally, end, premature = Tally(world, readers), DiskState(parts[-1].base, ()), 0
+    tally, end, premature = Tally(Expectation(world), readers), DiskState(parts[-1].base, ()), 0
     undisturbed = Expectation(world).of(end)
     told = [(header, end.read(*header)) for header in world.headers]  # by the undisturbed dump: that it was written
     for flushes, epoch in enumerate(parts):

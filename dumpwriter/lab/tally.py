@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import blake3
 
-from dumpwriter.lab.judging import Expectation, Reader, Reading
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from dumpwriter.lab.diskstate import DiskState
-    from dumpwriter.lab.world import World
+    from dumpwriter.lab.judging import Expectation, Reader, Reading
     from dumpwriter.verdict import Verdict
 
 DISAGREEMENTS_MAX = 10  # kept to be looked at; all are counted
@@ -51,8 +49,8 @@ class Stray(NamedTuple):
 class Tally:
     """`verdicts` and the digest are of what the first reader found, the rest of all of them."""
 
-    def __init__(self, world: World, readers: Sequence[Reader]) -> None:
-        self._expectation = Expectation(world)
+    def __init__(self, expectation: Expectation, readers: Sequence[Reader]) -> None:
+        self._expectation = expectation
         self._readers = readers
         self.cases = self.wrong_bytes = self.disagreements = self.strays = 0
         self.verdicts: Counter[Verdict] = Counter()
@@ -82,7 +80,16 @@ class Tally:
             self.examples.append(example)
 
     def digest(self) -> str:
-        return (self._sum % (1 << 8 * DIGEST_SIZE_BYTES)).to_bytes(DIGEST_SIZE_BYTES, "little").hex()
+        return _digest_of(self._sum)
+
+
+def sum_of_digests(digests: Iterable[str]) -> str:
+    """The digest of all the cases of which these are the digests of parts."""
+    return _digest_of(sum(int.from_bytes(bytes.fromhex(digest), "little") for digest in digests))
+
+
+def _digest_of(total: int) -> str:
+    return (total % (1 << 8 * DIGEST_SIZE_BYTES)).to_bytes(DIGEST_SIZE_BYTES, "little").hex()
 
 
 def _line(case: object, reading: Reading) -> bytes:

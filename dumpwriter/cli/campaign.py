@@ -1,0 +1,163 @@
+"""lab run and lab merge: cases drawn at random, judged in shards, and what was found in all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import signal
+import sys
+import time
+from collections import Counter
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dumpwriter.campaign.build import build_digest
+from dumpwriter.campaign.jobs import judge_all
+from dumpwriter.campaign.store import Store
+from dumpwriter.cli import FAILED_EXIT_CODE, INTERRUPTED_EXIT_CODE
+from dumpwriter.cli.progress import progress_bar
+from dumpwriter.cli.show import print_json
+from dumpwriter.formats.region import VERSION
+from dumpwriter.lab.shard import Campaign, Part, Shard, cut, left_of, together
+from dumpwriter.verdict import Verdict
+from vdisk.errors import CampaignError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from dumpwriter.lab.shard import Judged, Total
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ctrl-C ends it behind the cases that are being judged; what there is until then is told, and what is left."""
+    campaign = Campaign(build_digest(), arguments.scenario, arguments.seed)
+    wanted = Part(arguments.first, arguments.first + arguments.cases)
+    store = Store(arguments.state) if arguments.state else None
+    known = list(_known(store, campaign, wanted))
+    left, began = left_of(wanted, [judged.shard.part for judged in known]), time.monotonic()
+    shards = [Shard(campaign, part) for part in cut(left)]
+    now = list(_judge(shards, arguments.jobs, store))
+    effort = Effort(_cases(judged.shard.part for judged in now), time.monotonic() - began)
+    total = together(campaign, [*known, *now])
+    left = left_of(wanted, total.parts)
+    if arguments.json:
+        facts = {"first": wanted.first, **effort._asdict(), "left": [_as_arguments(part) for part in left]}
+        print_json(_document(total) | facts | {"versions": _versions()})
+    else:
+        print(f"{_headline(total)}; {effort}")
+        _print_findings(total)
+        for part in left:
+            print("  left: --first {first} --cases {cases}".format(**_as_arguments(part)))
+    if not total.holds:
+        return FAILED_EXIT_CODE
+    return INTERRUPTED_EXIT_CODE if left else 0
+
+
+class Effort(NamedTuple):
+    """What this run of the command did itself."""
+
+    judged_now: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.judged_now} judged now, {self.judged_now / max(self.seconds, 0.001):.0f} cases/s"
+
+
+def _judge(shards: Sequence[Shard], jobs: int, store: Store | None) -> Iterator[Judged]:
+    """Each shard is kept as soon as it is judged."""
+    cases, began, verdicts = _cases(shard.part for shard in shards), time.monotonic(), Counter[Verdict]()
+    with _until_interrupted() as is_interrupted, progress_bar("run") as show:
+        for judged in judge_all(shards, jobs, is_interrupted):
+            if store is not None:
+                store.save(judged)
+            verdicts.update(judged.counts.verdicts)
+            pace = verdicts.total() / (time.monotonic() - began)
+            said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+            show(verdicts.total(), cases, f"{pace:.0f} cases/s: {said}")
+            yield judged
+
+
+def _cases(parts: Iterable[Part]) -> int:
+    return sum(part.end - part.first for part in parts)
+
+
+def run_merge(arguments: argparse.Namespace) -> int:
+    """Each campaign for itself: what other sources found is not the same, nor what other seeds did."""
+    by_campaign: dict[Campaign, list[Judged]] = {}
+    for directory in arguments.directories:
+        for judged in Store(directory).all():
+            by_campaign.setdefault(judged.shard.campaign, []).append(judged)
+    if not by_campaign:
+        raise CampaignError(f"no shard in {', '.join(arguments.directories)}: lab run --state leaves them")
+    totals = [together(campaign, by_campaign[campaign]) for campaign in sorted(by_campaign)]
+    if arguments.json:
+        print_json(
+            {
+                "cases": sum(total.cases for total in totals),
+                "wrong_bytes": sum(total.counts.wrong_bytes for total in totals),
+                "holds": all(total.holds for total in totals),
+                "campaigns": [_document(total) for total in totals],
+            }
+        )
+    else:
+        for total in totals:
+            print(f"{_headline(total)}, build {total.campaign.build[:16]}")
+            _print_findings(total)
+        wrong_bytes = sum(total.counts.wrong_bytes for total in totals)
+        print(f"{sum(total.cases for total in totals)} cases in all; {wrong_bytes} wrong bytes")
+    return 0 if all(total.holds for total in totals) else FAILED_EXIT_CODE
+
+
+def _known(store: Store | None, campaign: Campaign, wanted: Part) -> Iterator[Judged]:
+    """What was judged before of the cases that are wanted."""
+    if store is None:
+        return
+    store.make()
+    for judged in store.of(campaign, lambda problem: print(f"ghostdump: {problem}", file=sys.stderr)):
+        if wanted.first <= judged.shard.part.first and judged.shard.part.end <= wanted.end:
+            yield judged
+
+
+@contextlib.contextmanager
+def _until_interrupted() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether somebody wants it to end."""
+    wishes: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: wishes.append(number))
+    try:
+        yield lambda: bool(wishes)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _headline(total: Total) -> str:
+    (_, scenario, seed), parts, counts = total
+    cases = " and ".join(f"{first} to {end - 1}" for first, end in parts) or "none"
+    return f"{scenario}: cases {cases} of seed {seed}; {counts.wrong_bytes} wrong bytes"
+
+
+def _print_findings(total: Total) -> None:
+    counts = total.counts
+    for verdict, count in counts.verdicts.items():
+        print(f"  {verdict:<9}{count:>9}")
+    for example in counts.examples:
+        print(f"  {example}")
+    if counts.disagreements:
+        print(f"  {counts.disagreements} disagreements in all")
+    if counts.strays:
+        print(f"  the writer left the region's extents {counts.strays} times")
+    print(f"  verdicts {counts.verdict_digest}")
+
+
+def _as_arguments(part: Part) -> dict[str, int]:
+    return {"first": part.first, "cases": part.end - part.first}
+
+
+def _document(total: Total) -> dict[str, Any]:
+    parts = [part._asdict() for part in total.parts]
+    facts = {"cases": total.cases, "parts": parts, "holds": total.holds}
+    return total.campaign._asdict() | facts | total.counts._asdict()
+
+
+def _versions() -> dict[str, Any]:
+    return {"ghostdump": version("ghostdump"), "format": VERSION, "python": platform.python_version()}

@@ -1,0 +1,297 @@
+"""Campaigns in shards: however they are cut, by whomever and how often they are judged, the whole is the same."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dumpwriter import cli
+from dumpwriter.campaign.build import ROOT, SOURCES, build_digest
+from dumpwriter.campaign.document import decode, encode
+from dumpwriter.campaign.jobs import bench_of
+from dumpwriter.cli import campaign as command
+from dumpwriter.lab import shard as shards
+from dumpwriter.lab.campaign import run_cases
+from dumpwriter.lab.judging import Recovery
+from dumpwriter.lab.scenario import SCENARIOS
+from dumpwriter.lab.shard import Campaign, Judged, Part, Shard, cut, judge, left_of, together
+from dumpwriter.lab.world import build_world
+from dumpwriter.verdict import Verdict
+from tests.machines import COMMAND
+from tests.mounting import wait_until
+from vdisk.errors import CampaignError, FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HERE = Campaign("b" * 64, "zeros", 5)
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.fixture(scope="module")
+def judged() -> dict[Part, Judged]:
+    """Some parts of one campaign, each judged for itself."""
+    bench = bench_of("zeros")
+    parts = [Part(0, 300), Part(0, 120), Part(120, 200), Part(200, 300), Part(40, 80), Part(100, 130)]
+    found = {part: judge(bench, Shard(HERE, part), never) for part in parts}
+    return {part: one for part, one in found.items() if one is not None}
+
+
+parts = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)).map(lambda drawn: Part(drawn[0], sum(drawn))))
+
+
+@given(parts, st.integers(0, 60), st.integers(0, 60))
+def test_what_is_left_is_what_nobody_judged(done: list[Part], first: int, cases: int) -> None:
+    wanted = Part(first, first + cases)
+    left = [number for part in left_of(wanted, done) for number in range(*part)]
+    assert left == [number for number in range(*wanted) if not any(number in range(*part) for part in done)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 9000)).map(lambda drawn: Part(*drawn)), max_size=3))
+def test_shards_are_cut_where_every_command_cuts(wanted: list[Part]) -> None:
+    pieces = list(cut(wanted))
+    assert [number for part in pieces for number in range(*part)] == [n for part in wanted for n in range(*part)]
+    inner = {part.end for part in pieces} - {part.end for part in wanted}
+    assert all(border % shards.SHARD_CASES == 0 for border in inner)
+    assert all(0 < part.end - part.first <= shards.SHARD_CASES for part in pieces)
+
+
+def test_the_shards_find_together_what_one_run_finds(judged: dict[Part, Judged]) -> None:
+    world = build_world(SCENARIOS["zeros"])
+    whole = run_cases(world, [Recovery(world)], HERE.seed, range(300))
+    for chosen in ([(0, 300)], [(200, 300), (0, 120), (120, 200)], [(0, 120), (0, 300), (40, 80), (0, 120)]):
+        total = together(HERE, [judged[Part(*part)] for part in chosen])
+        assert (total.parts, total.cases) == ((Part(0, 300),), 300)
+        assert total.counts.verdict_digest == whole.verdict_digest
+        assert total.counts.verdicts == whole.verdicts
+        assert total.counts.faults == whole.faults
+
+
+def test_parts_with_a_gap_between_them_stay_apart(judged: dict[Part, Judged]) -> None:
+    total = together(HERE, [judged[Part(200, 300)], judged[Part(0, 120)]])
+    assert total.parts == (Part(0, 120), Part(200, 300))
+    assert together(HERE, []).parts == ()
+
+
+def test_what_cannot_be_put_together_is_told(judged: dict[Part, Judged]) -> None:
+    one = judged[Part(0, 120)]
+    with pytest.raises(CampaignError, match=r"stand both in zeros-5-0-120-b.* and zeros-5-100-130-b"):
+        together(HERE, [one, judged[Part(100, 130)]])
+    other = one._replace(counts=one.counts._replace(verdict_digest="0" * 64))
+    with pytest.raises(CampaignError, match="judged twice, and not alike"):
+        together(HERE, [one, other])
+
+
+def test_a_shard_that_is_interrupted_is_a_smaller_one() -> None:
+    asked = iter(range(100))
+    part = judge(bench_of("zeros"), Shard(HERE, Part(10, 50)), lambda: next(asked) == 7)
+    assert part is not None
+    assert part.shard == Shard(HERE, Part(10, 17))
+    assert judge(bench_of("zeros"), Shard(HERE, Part(10, 50)), lambda: True) is None
+
+
+def test_a_shard_comes_back_from_its_document(judged: dict[Part, Judged]) -> None:
+    for one in judged.values():
+        assert decode(encode(one)) == one
+
+
+def test_no_damage_to_a_document_passes(judged: dict[Part, Judged]) -> None:
+    content = encode(judged[Part(40, 80)])
+    for place in range(len(content)):
+        for damaged in (content[:place], content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]):
+            with contextlib.suppress(FormatError):
+                assert decode(damaged) == judged[Part(40, 80)], place  # a blank, perhaps
+
+
+@pytest.mark.parametrize(
+    "change", [{"first": -1}, {"end": 5}, {"verdicts": {}}, {"version": 2}, {"verdict_digest": "x"}, {"readers": 3}]
+)
+def test_what_only_looks_like_a_shard_is_none(judged: dict[Part, Judged], change: dict[str, Any]) -> None:
+    from dumpwriter.campaign.document import _checksum
+
+    document = json.loads(encode(judged[Part(40, 80)])) | change
+    del document["checksum"]
+    with pytest.raises(FormatError):
+        decode(json.dumps(document | {"checksum": _checksum(document)}).encode())
+
+
+@given(
+    st.binary(max_size=60)
+    | st.recursive(st.none() | st.integers(), st.lists).map(lambda value: json.dumps(value).encode())
+)
+def test_no_content_of_a_file_does_more_than_be_refused(content: bytes) -> None:
+    with pytest.raises(FormatError):
+        decode(content)
+
+
+def test_the_build_is_told_by_all_sources_that_decide_what_is_found() -> None:
+    """By what a process that judges has loaded; the command line is none of it."""
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOADED], check=True, capture_output=True, text=True, cwd="/"
+    ).stdout.split()
+    covered = {str(path) for pattern in SOURCES for path in ROOT.glob(pattern)}
+    assert len(loaded) > 50
+    assert {name for name in loaded if not name.endswith("__init__.py")} <= covered
+    assert build_digest() == build_digest()
+
+
+LOADED = """
+import sys, dumpwriter.campaign.jobs
+print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] in ("dumpwriter", "vdisk")))
+"""
+
+
+def test_jobs_find_the_same_as_one_process() -> None:
+    alone, side_by_side = (json.loads(run_alone("--cases", "7000", "--jobs", jobs, "--json")) for jobs in ("1", "4"))
+    for document in (alone, side_by_side):
+        del document["seconds"]
+    assert alone == side_by_side
+    assert alone["cases"] == alone["judged_now"] == 7000
+
+
+def run_alone(*arguments: str) -> str:
+    return subprocess.run([COMMAND, "lab", *RUN, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def lab(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
+    assert cli.main(["lab", *arguments, "--json"]) == code
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+@pytest.fixture
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_CASES", 100)
+
+
+RUN = ("run", "zeros", "--seed", "5")
+
+
+@pytest.mark.usefixtures("_small_shards")
+def test_what_was_judged_is_not_judged_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "campaign"
+    kept = ("--state", str(state))
+    whole = lab(capsys, *RUN, "--cases", "450")
+    assert lab(capsys, *RUN, "--cases", "130", *kept)["judged_now"] == 130
+    assert state.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in state.iterdir()} == {0o600}
+    resumed = lab(capsys, *RUN, "--cases", "450", *kept)
+    assert resumed["judged_now"] == 320
+    assert resumed["verdict_digest"] == whole["verdict_digest"]
+    assert lab(capsys, *RUN, "--cases", "450", *kept)["judged_now"] == 0
+    merged = lab(capsys, "merge", str(state))
+    assert (merged["cases"], merged["campaigns"][0]["verdict_digest"]) == (450, whole["verdict_digest"])
+
+
+@pytest.mark.usefixtures("_small_shards")
+def test_another_build_judges_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = (*RUN, "--cases", "100", "--state", str(tmp_path))
+    lab(capsys, *kept)
+    monkeypatch.setattr(command, "build_digest", lambda: "f" * 64)
+    assert lab(capsys, *kept)["judged_now"] == 100
+    assert [found["cases"] for found in lab(capsys, "merge", str(tmp_path))["campaigns"]] == [100, 100]
+
+
+@pytest.mark.usefixtures("_small_shards")
+def test_a_damaged_file_is_told_of_and_its_cases_are_judged_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = (*RUN, "--cases", "200", "--state", str(tmp_path))
+    whole = lab(capsys, *kept)
+    first, second = sorted(tmp_path.iterdir())
+    first.write_bytes(first.read_bytes().replace(b'"wrong_bytes": 0', b'"wrong_bytes": 1'))
+    second.unlink()
+    os.mkfifo(second)
+    assert cli.main(["lab", "merge", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"{first} is no shard of a campaign, or was damaged: judge it again" in told
+    assert cli.main(["lab", *kept]) == 0
+    told = capsys.readouterr().err
+    assert told.count("set aside as") == told.count("\n") == 2
+    assert lab(capsys, *kept)["verdict_digest"] == whole["verdict_digest"]
+    assert lab(capsys, "merge", str(tmp_path))["cases"] == 200
+
+
+def test_a_directory_without_shards_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for directory in (tmp_path, tmp_path / "elsewhere"):
+        assert cli.main(["lab", "merge", str(directory)]) == 1
+        assert str(directory) in capsys.readouterr().err
+    (tmp_path / "a.json").write_text("{}")
+    assert cli.main(["lab", "merge", str(tmp_path)]) == 1
+    assert "a.json is no shard" in capsys.readouterr().err
+
+
+def interrupting_at(cases: int) -> Callable[[str], object]:
+    """Stands for the progress bar, and for somebody who presses Ctrl-C."""
+
+    @contextlib.contextmanager
+    def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+        yield lambda done, total, said: signal.raise_signal(signal.SIGINT) if done >= cases else None
+
+    return progress_bar
+
+
+@pytest.mark.usefixtures("_small_shards")
+def test_an_interrupted_campaign_tells_what_it_has_and_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = lab(capsys, *RUN, "--cases", "800")
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "progress_bar", interrupting_at(200))
+        begun = lab(capsys, *RUN, "--cases", "800", code=130)
+    assert 200 <= begun["cases"] < 800
+    assert begun["left"]
+    rest = [lab(capsys, *RUN, *(f"--{name}={value}" for name, value in left.items())) for left in begun["left"]]
+    assert sum(part["cases"] for part in (begun, *rest)) == 800
+    for verdict in Verdict:
+        assert sum(part["verdicts"][verdict] for part in (begun, *rest)) == whole["verdicts"][verdict]
+
+
+def started(state: Path) -> subprocess.Popen[str]:
+    """A campaign of two jobs that nobody would wait for, when it has kept something."""
+    words = [*RUN, "--cases", "100000000", "--jobs", "2", "--state", str(state)]
+    process = subprocess.Popen(
+        [COMMAND, "lab", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_until(lambda: any(state.glob("*.json")), "the first shard is kept")
+    return process
+
+
+def test_ctrl_c_ends_all_jobs_and_keeps_what_they_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "campaign"
+    process = started(state)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    assert "left: --first" in out
+    merged = lab(capsys, "merge", str(state))
+    (found,) = merged["campaigns"]
+    assert found["verdict_digest"] in out
+    assert not list(state.glob(".*")), "no file is left half-written"
+
+
+def test_a_job_that_is_killed_ends_it_in_one_line(tmp_path: Path) -> None:
+    process = started(tmp_path / "campaign")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    worker = next(pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(int(worker), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.count("\n") == 1
+    assert "a job came to a sudden end" in err
