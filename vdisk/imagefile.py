@@ -115,6 +115,8 @@ class ImageFile(BlockDevice):
         self.check_range(offset_bytes, view.nbytes)
         try:
             self._read(offset_bytes, view)
+        except DeviceError:
+            raise  # an OSError, too, that says already what it is
         except OSError as error:
             if error.errno != errno.EINVAL or self._bounce is None:
                 raise DeviceError(f"read at {offset_bytes}: {error.strerror}") from None
@@ -125,6 +127,8 @@ class ImageFile(BlockDevice):
         self.check_range(offset_bytes, view.nbytes)
         try:
             self._write(offset_bytes, view)
+        except DeviceError:
+            raise
         except OSError as error:
             if error.errno != errno.EINVAL or self._bounce is None:
                 raise DeviceError(f"write at {offset_bytes}: {_explain(error)}") from None
@@ -174,6 +178,8 @@ class ImageFile(BlockDevice):
     def _write(self, offset_bytes: int, view: memoryview) -> None:
         while view.nbytes:
             done_bytes = os.pwrite(self.descriptor, view, offset_bytes)
+            if not done_bytes:
+                raise DeviceError(f"write at {offset_bytes}: the host took nothing of it")
             offset_bytes += done_bytes
             view = view[done_bytes:]
 
