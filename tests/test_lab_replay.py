@@ -129,4 +129,6 @@ def test_shrinking_ends_where_no_fault_can_be_spared_and_none_be_smaller() -> No
         ) and any(fault.kind == FaultKind.POWER_CUT and fault.bits & 4 for fault in faults)
 
     smallest = shrink((Fault(FaultKind.BIT_ROT), stale, cut), is_bad)
+    late = Fault(FaultKind.LATE_WRITE, 4, bits=7)
+    assert shrink([late], lambda some: some[0].bits > 2) == (late._replace(bits=3),)
     assert smallest == (stale._replace(place_bytes=4096, length_bytes=512), cut._replace(bits=4))

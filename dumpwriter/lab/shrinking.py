@@ -32,11 +32,13 @@ def _simpler(faults: tuple[Fault, ...]) -> Iterator[tuple[Fault, ...]]:
 
 
 def _smaller(fault: Fault) -> Iterator[Fault]:
-    """Fewer writes in flight that are kept, fewer sectors from either end. Each is smaller by some number in it."""
-    if fault.kind == FaultKind.POWER_CUT:
+    """Fewer writes in flight that are kept, less late, fewer sectors from either end: each by some number in it."""
+    if fault.kind in (FaultKind.POWER_CUT, FaultKind.RESET):
         for bit in range(fault.bits.bit_length()):
             if fault.bits >> bit & 1:
                 yield fault._replace(bits=fault.bits & ~(1 << bit))
+    elif fault.kind == FaultKind.LATE_WRITE and fault.bits > 1:
+        yield fault._replace(bits=fault.bits - 1)
     elif fault.kind in OF_SECTORS and fault.length_bytes > SECTOR_SIZE_BYTES:
         rest_bytes = fault.length_bytes - SECTOR_SIZE_BYTES
         yield fault._replace(length_bytes=rest_bytes)
