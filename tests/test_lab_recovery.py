@@ -9,16 +9,18 @@ import pytest
 import trio
 
 from dumpwriter import cli
+from dumpwriter.cli.arguments import RECOVERIES
 from dumpwriter.lab.bounds import Bounds, bounded_cuts
 from dumpwriter.lab.chance import CaseKey
+from dumpwriter.lab.crasheddisk import FILESYSTEM_SIZE_BYTES, memory_of
 from dumpwriter.lab.exploration import explore, spans, state_of
-from dumpwriter.lab.interruption import DISK_SIZE_BYTES, RecoveryExperiment, replay_by_e2fsck
+from dumpwriter.lab.interruption import PROCEDURES, RecoveryExperiment, replay_by_e2fsck
 from dumpwriter.machine import replay as machine_replay
 from dumpwriter.machine.lastdump import LastDumps
 from dumpwriter.recovery import extraction
 from dumpwriter.recovery.diskstore import DiskStore
 from tests.builders.elf_reader import ElfCoreFile
-from vdisk.bootarea import BOOT_AREA_SIZE_BYTES, RegionState
+from vdisk.bootarea import RegionState
 from vdisk.ext4.filesystem import Ext4Filesystem
 from vdisk.ext4.mkfs import check_filesystem
 from vdisk.mount.export import exported
@@ -31,9 +33,9 @@ if TYPE_CHECKING:
     from dumpwriter.recovery.retention import Retention
     from vdisk.blockdevice import BlockDevice
 
-SMALL = Bounds(exhaustive=2, tears=1, random=0)
+SMALL = Bounds(exhaustive=0, tears=0, random=0)
 KEY = CaseKey("recovery", 0, 0)
-LARGE = Bounds(exhaustive=512, tears=64, random=256)
+LARGE = Bounds(exhaustive=128, tears=24, random=48)
 
 
 def explored(experiment: RecoveryExperiment, bounds: Bounds) -> Certificate:
@@ -43,7 +45,7 @@ def explored(experiment: RecoveryExperiment, bounds: Bounds) -> Certificate:
 def outcomes(experiment: RecoveryExperiment) -> Iterator[str]:
     """One after the other: whoever waits for a certain one need not wait for all."""
     for span in spans(experiment):
-        for cut in bounded_cuts(span.epoch, Bounds(exhaustive=2, tears=0, random=0), KEY):
+        for cut in bounded_cuts(span.epoch, SMALL, KEY):
             yield experiment.judge(span, state_of(span, cut)).verdict
 
 
@@ -56,33 +58,48 @@ def replay(device: BlockDevice) -> None:
     trio.run(machine_replay.replay, device, fail)
 
 
-def test_the_undisturbed_copy_is_the_memory() -> None:
-    experiment = RecoveryExperiment(replay_by_e2fsck)
-    (load,) = (load for load in ElfCoreFile(experiment.vmcore).loads if load.in_file)
-    assert experiment.vmcore[load.offset : load.offset + load.in_file] == experiment.memory
+def loads_of(vmcore: bytes) -> Iterator[tuple[int, bytes]]:
+    for load in ElfCoreFile(vmcore).loads:
+        yield load.physical, vmcore[load.offset : load.offset + load.in_file]
 
 
-def test_a_boot_that_is_cut_at_any_write_is_made_up_for_by_the_next() -> None:
-    certificate = explored(RecoveryExperiment(replay), SMALL)
+@pytest.mark.parametrize("procedure", PROCEDURES)
+def test_the_undisturbed_copies_are_of_the_memory(procedure: str) -> None:
+    copies = RecoveryExperiment(procedure, replay_by_e2fsck).copies
+    assert len(copies) == 1 + (procedure == "several")
+    for generation, vmcore in enumerate(copies, start=1):
+        memory, loads = memory_of(generation), list(loads_of(vmcore))
+        assert all(memory[place:].startswith(content) for place, content in loads)
+        is_whole = sum(len(content) for _, content in loads) == len(memory)
+        assert is_whole == (procedure != "partial")
+
+
+@pytest.mark.parametrize("procedure", ["boot", "image"])
+def test_a_recovery_that_is_cut_at_any_write_is_made_up_for_by_the_next(procedure: str) -> None:
+    certificate = explored(RecoveryExperiment(procedure, replay), SMALL)
     assert certificate.holds, certificate.examples
-    for way in ("copied out", "found its whole copy", "was told that it is taken"):
+    for way in ("copied out", "found a whole copy", "was told that it is taken"):
         assert certificate.verdicts[way] > 2
-    assert certificate.states > 150
+    assert certificate.states == certificate.states_expected > 150
 
 
 @pytest.mark.slow
-def test_a_cut_boot_within_large_bounds() -> None:
-    certificate = explored(RecoveryExperiment(replay), LARGE)
+@pytest.mark.parametrize("procedure", PROCEDURES)
+def test_a_cut_recovery_within_large_bounds(procedure: str) -> None:
+    certificate = explored(RecoveryExperiment(procedure, replay), LARGE)
     assert certificate.holds, certificate.examples
-    assert certificate.states > 2000
+    assert certificate.states > 800
 
 
 def test_the_boot_record_is_written_alone() -> None:
     """So it does not matter that a write through is taken for a write and a flush of all."""
-    area_bytes = DISK_SIZE_BYTES - BOOT_AREA_SIZE_BYTES
-    for span in spans(RecoveryExperiment(replay_by_e2fsck)):
-        if any(write.offset_bytes >= area_bytes for write in span.epoch.writes):
+    for span in spans(RecoveryExperiment("boot", replay_by_e2fsck)):
+        if any(write.offset_bytes >= FILESYSTEM_SIZE_BYTES for write in span.epoch.writes):
             assert len(span.epoch.writes) == 1
+
+
+def test_the_commands_know_every_procedure() -> None:
+    assert tuple(PROCEDURES) == RECOVERIES
 
 
 def mark_before_the_copy(patch: pytest.MonkeyPatch) -> None:
@@ -121,7 +138,7 @@ def test_a_fault_in_recovery_is_found(
     monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None], outcome: str
 ) -> None:
     plant(monkeypatch)
-    assert outcome in outcomes(RecoveryExperiment(replay_by_e2fsck))
+    assert outcome in outcomes(RecoveryExperiment("boot", replay_by_e2fsck))
 
 
 def test_a_replay_without_its_layer_is_found() -> None:
@@ -131,11 +148,11 @@ def test_a_replay_without_its_layer_is_found() -> None:
         async with exported(device, fail) as path:
             await trio.to_thread.run_sync(check_filesystem, path)
 
-    assert "broken" in outcomes(RecoveryExperiment(lambda device: trio.run(bare, device)))
+    assert "broken" in outcomes(RecoveryExperiment("boot", lambda device: trio.run(bare, device)))
 
 
 def test_the_command_says_what_was_cut_and_replays_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["lab", "recovery", "--case", "recovery:2:0", "--json"]) == 0
+    assert cli.main(["lab", "recovery", "--case", "boot:2:0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "copied out"
     assert cli.main(["lab", "recovery", "--case", "files:2:0"]) == 2
-    assert "begins with recovery:" in capsys.readouterr().err
+    assert "begins with one of" in capsys.readouterr().err

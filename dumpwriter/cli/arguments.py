@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+RECOVERIES = ("boot", "partial", "several", "image")  # of the laboratory, which is slow to import
 CRASH_STAGES = tuple(stage.label for stage in BootStage if stage != BootStage.OFF)
 EPILOG = """exit codes: 0 done, 1 failed or a verdict less than COMPLETE, 2 bad usage.
 Start with: ghostdump create disk.img --size 1GiB --memory 64MiB"""
@@ -347,7 +348,16 @@ def _lab_filesystem(commands: Any) -> None:
 
 def _lab_recovery(commands: Any) -> None:
     summary = "a recovery that is cut at any of its writes, and done again"
-    _bounds(_command(commands, "recovery", "wholedisk", "run_recovery", summary))
+    command = _command(commands, "recovery", "wholedisk", "run_recovery", summary)
+    command.add_argument(
+        "procedure",
+        nargs="?",
+        choices=RECOVERIES,
+        default=RECOVERIES[0],
+        metavar="PROCEDURE",
+        help=", ".join(RECOVERIES),
+    )
+    _bounds(command)
 
 
 def _bounds(command: argparse.ArgumentParser) -> None:

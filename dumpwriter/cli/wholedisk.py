@@ -16,7 +16,7 @@ from dumpwriter.lab.bounds import Bounds
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.exploration import explore, parse_case, span_of, state_of
 from dumpwriter.lab.filesystemproof import FilesystemExperiment
-from dumpwriter.lab.interruption import SUBJECT, RecoveryExperiment
+from dumpwriter.lab.interruption import PROCEDURES, RecoveryExperiment
 from dumpwriter.lab.script import describe, draw_script
 from dumpwriter.machine.replay import replay
 from vdisk.errors import FilesystemError, UsageError
@@ -38,13 +38,13 @@ def run_filesystem(arguments: argparse.Namespace) -> int:
 
 
 def run_recovery(arguments: argparse.Namespace) -> int:
-    return _run("recovery", _recovery, SUBJECT, arguments)
+    return _run("recovery", _recovery, arguments.procedure, arguments)
 
 
 def _recovery(subject: str) -> RecoveryExperiment:
-    if subject != SUBJECT:
-        raise UsageError(f"a case of a recovery begins with {SUBJECT}:, not with {subject}:")
-    return RecoveryExperiment(lambda device: trio.run(replay, device, _fail))
+    if subject not in PROCEDURES:
+        raise UsageError(f"{subject!r} is not a recovery: a case begins with one of {[*PROCEDURES]}")
+    return RecoveryExperiment(subject, lambda device: trio.run(replay, device, _fail))
 
 
 def _fail(request: str, failure: Exception) -> None:

@@ -48,7 +48,7 @@ class Span(NamedTuple):
 class State(NamedTuple):
     """The whole disk. States with one digest are the same."""
 
-    content: bytes
+    content: bytearray
     digest: bytes
 
 
@@ -144,8 +144,9 @@ def spans(experiment: Experiment) -> Iterator[Span]:
 
 
 def state_of(span: Span, cut: Cut) -> State:
-    state = state_after(span.epoch, cut)
-    content = state.read(0, state.size_bytes)
+    content = bytearray(span.epoch.base)
+    for place_bytes, written, start_bytes, end_bytes in state_after(span.epoch, cut).patches:
+        content[place_bytes + start_bytes : place_bytes + end_bytes] = memoryview(written)[start_bytes:end_bytes]
     return State(content, blake3.blake3(content).digest())
 
 

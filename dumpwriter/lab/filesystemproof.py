@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TREES_MAX = 1024  # that are remembered
 
 
-def by_e2fsck(content: bytes) -> Tree | str:
+def by_e2fsck(content: bytearray) -> Tree | str:
     """What a filesystem holds after e2fsck -p; or why it cannot be said."""
     try:
         return read_tree(repaired(content))
@@ -38,7 +38,7 @@ class FilesystemExperiment:
 
     verdicts = Verdict
 
-    def __init__(self, script: str, judge: Callable[[bytes], Tree | str] = by_e2fsck) -> None:
+    def __init__(self, script: str, judge: Callable[[bytearray], Tree | str] = by_e2fsck) -> None:
         self.subject = script
         self.history = record(parse(SCRIPTS.get(script, script)))
         self.before, self.trace = self.history.before, self.history.trace

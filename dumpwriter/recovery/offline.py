@@ -36,7 +36,7 @@ from vdisk.registers import create_registers
 from vdisk.volume import NO_KEY, is_encrypted, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from dumpwriter.conversion.conversion import Wish
     from dumpwriter.recovery.crashstore import CrashStore
@@ -126,19 +126,9 @@ def recover_image(
             sources = [(place, source_of(device, area, record, place)) for place in untaken_places(record)]
         except (FormatError, NotAnImageError) as damage:
             return _recover_carved(device, store, retention, progress, damage, new_opener(), wish)
-        reports: list[dict[str, Any]] = []
-        unopened: list[KeyFileError] = []
-        for place, source in sources:
-            try:
-                findings, report = extract(source, store, retention, progress, new_opener(), wish)
-            except KeyFileError as not_ours:
-                unopened.append(not_ours)
-                continue
-            except RecoveryError as refusal:
-                raise _with_what_came_out(refusal, reports) from None
-            reports.append(report | _resumable(place))
-            if may_be_marked(findings) and is_writable and not place.is_hibernated:
-                record = area.write(place.recorded(record, RegionState.TAKEN))
+        record, reports, unopened = take_out(
+            area, record, sources, store, retention, progress, new_opener, wish, is_writable=is_writable
+        )
         if unopened and not reports:
             raise unopened[-1]
         found = headline(reports) or describe_nothing(reason_for_none(record))
@@ -147,6 +137,43 @@ def recover_image(
         if found["verdict"] == Verdict.NONE:
             found |= {"last_run": _last_run_of(OfflineDisk(device, area, record), path).describe()}
         return found
+
+
+class TakenOut(NamedTuple):
+    """`record` is the boot record as it is then; `unopened` are dumps that the opener's key does not open."""
+
+    record: BootRecord
+    reports: list[dict[str, Any]]
+    unopened: list[KeyFileError]
+
+
+def take_out(
+    area: BootArea,
+    record: BootRecord,
+    sources: Sequence[tuple[Place, RegionSource]],
+    store: CrashStore,
+    retention: Retention,
+    progress: Callable[[int, int], None],
+    new_opener: Callable[[], Opener] = WithoutKey,
+    wish: Wish = AS_ELF,
+    *,
+    is_writable: bool = True,
+) -> TakenOut:
+    """Copy each, durably, and then mark its place, durably. Raises `RecoveryError` where one cannot be copied."""
+    reports: list[dict[str, Any]] = []
+    unopened: list[KeyFileError] = []
+    for place, source in sources:
+        try:
+            findings, report = extract(source, store, retention, progress, new_opener(), wish)
+        except KeyFileError as not_ours:
+            unopened.append(not_ours)
+            continue
+        except RecoveryError as refusal:
+            raise _with_what_came_out(refusal, reports) from None
+        reports.append(report | _resumable(place))
+        if may_be_marked(findings) and is_writable and not place.is_hibernated:
+            record = area.write(place.recorded(record, RegionState.TAKEN))
+    return TakenOut(record, reports, unopened)
 
 
 def _with_what_came_out(refusal: RecoveryError, reports: list[dict[str, Any]]) -> RecoveryError:
