@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dumpwriter.frames import slot_offset_bytes
 from dumpwriter.lab import remembering
 from dumpwriter.lab.campaign import run_cases
 from dumpwriter.lab.chance import CaseKey, Chance
@@ -17,12 +18,14 @@ from dumpwriter.lab.remembering import RememberingRecovery
 from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.telling import TOLD, telling
 from dumpwriter.lab.world import World, build_world, recording_of
-from dumpwriter.recovery import slots
+from dumpwriter.recovery import scan, slots
 from vdisk.layers.trace import Event, Trace
 from vdisk.memorydisk import MemoryDisk
 
 if TYPE_CHECKING:
+    from dumpwriter.frames import DumpIdentity
     from vdisk.blockdevice import BlockDevice
+    from vdisk.layers.mapped import Mapped
 
 BLOCK = 4096
 
@@ -54,6 +57,23 @@ def test_a_fault_of_recovery_is_found_with_memory_as_without(world: World, monke
     monkeypatch.setattr(slots, "payload_is_true", lambda slot, frame: True)
     with_memory, without = (run_cases(world, [reader(world)], 17, range(300)) for reader in READERS)
     assert with_memory.wrong_bytes
+    assert with_memory == without
+
+
+def test_a_recovery_that_looks_elsewhere_is_not_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lets the last byte of a slot decide, where no frame is to be."""
+    read_slot = slots.read_slot
+
+    def by_the_last_byte(region: Mapped, identity: DumpIdentity, sequence: int, buffer: memoryview) -> slots.Slot:
+        try:
+            last = region.read(slot_offset_bytes(sequence + 1) - 512, 512)[-1]
+        except OSError:
+            return slots.NOTHING
+        return read_slot(region, identity, sequence, buffer) if last % 2 else slots.NOTHING
+
+    monkeypatch.setattr(scan, "read_slot", by_the_last_byte)
+    with_memory, without = (run_cases(world, [reader(world)], 17, range(100)) for reader in READERS)
+    assert with_memory.disagreements
     assert with_memory == without
 
 

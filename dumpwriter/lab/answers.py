@@ -41,7 +41,9 @@ class Answers:
         self._recording = recording
         self._asked: Memo[tuple[Event, ...]] = Memo(RUNS_MAX)
         self._is_reading = False
-        self._contents = {(event.offset_bytes, event.content): event.content for event in recording.trace}
+        self._contents: dict[tuple[int, int], list[bytes]] = {}
+        for event in recording.trace:
+            self._shared(event)
 
     def trace_under(self, faults: Sequence[Fault]) -> tuple[Event, ...]:
         """What comes through to the disk under faults of which the writer is told."""
@@ -74,7 +76,13 @@ class Answers:
         return tuple(event._replace(content=self._shared(event)) for event in layers[0].asked)
 
     def _shared(self, event: Event) -> bytes:
-        return self._contents.setdefault((event.offset_bytes, event.content), event.content)
+        """They are compared, which is faster than to hash them."""
+        known = self._contents.setdefault((event.offset_bytes, event.length_bytes), [])
+        for content in known:
+            if content == event.content:
+                return content
+        known.append(event.content)
+        return event.content
 
 
 class Answering(Layer):

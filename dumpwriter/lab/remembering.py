@@ -2,11 +2,12 @@
 
 Why it finds what recovery without memory finds. The product's recovery reads slots and headers, each from the bytes at
 its own place, and then makes a dump of these readings alone (`recovery.slots`, `recovery.scan`). Neither knows a clock,
-chance or the time before. In states with the same version of a piece these bytes are the same, and so is the reading;
-and from the same readings come the same findings and the same pages for the sink, which differ from memory by the same
-bytes. So each reading and each assembly is the product's code over bytes of the disk, and what is left out is only
-what would run a second time over the same. In a long campaign that is nearly all, for cases share most of what they do
-to a disk.
+chance or the time before. In states with the same version of a piece these bytes are the same, and so is the reading.
+What of a slot is looked at follows from what is found there: a reading that looked only where the dump's frame was to
+lie finds the same whatever lies in the rest of the slot; one that looked elsewhere is not remembered. From the same
+readings come the same findings and the same pages for the sink, which differ from memory by the same bytes. So each
+reading and each assembly is the product's code over bytes of the disk, and what is left out is only what would run a
+second time over the same. In a long campaign that is nearly all, for cases share most of what they do to a disk.
 
 What this cannot see is a recovery that keeps something in mind from one dump to the next. `judging.Recovery` is without
 memory: the proof judges by it, and a test holds a campaign with memory to one without, case by case.
@@ -16,22 +17,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dumpwriter.formats.region import SLOT_SIZE_BYTES
-from dumpwriter.frames import slot_count, slot_offset_bytes
+from dumpwriter.frames import slot_count
 from dumpwriter.lab.judging import VERSIONS_MAX, Comparison, Reading, found
 from dumpwriter.lab.memo import Memo
 from dumpwriter.lab.pieces import Pieces
 from dumpwriter.recovery.scan import RegionSlots, assemble
+from vdisk.blockdevice import BlockDevice, Layer
 from vdisk.layers.mapped import Mapped
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
+
+    from typing_extensions import Buffer
 
     from dumpwriter.formats.region import DumpHeader
     from dumpwriter.frames import DumpIdentity
     from dumpwriter.lab.diskstate import DiskState
     from dumpwriter.lab.world import World
     from dumpwriter.recovery.slots import Slot
+    from vdisk.extent import Run
 
 CONTENTS_MAX = 64  # slots that are kept with what they hold
 
@@ -43,13 +47,14 @@ class RememberingRecovery:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        places = ((slot_offset_bytes(slot), SLOT_SIZE_BYTES) for slot in range(slot_count(world.extents.size_bytes)))
-        self._pieces = Pieces([world.headers, *(tuple(world.extents.runs(*place)) for place in places)])
+        planned = {frame.plan.sequence: frame.runs for frame in world.frames}
+        self._looked_at = [planned.get(slot, ()) for slot in range(slot_count(world.extents.size_bytes))]
+        self._pieces = Pieces([world.headers, *self._looked_at])
         self._forget()
 
     def _forget(self) -> None:
         self._headers: Memo[DumpHeader | None] = Memo(VERSIONS_MAX)
-        self._slots: Memo[Slot] = Memo(VERSIONS_MAX)
+        self._slots: dict[Hashable, Slot] = {}
         self._readings: Memo[Reading] = Memo(VERSIONS_MAX)
         self._kept: dict[tuple[Slot, bytes], Slot] = {}
 
@@ -60,13 +65,21 @@ class RememberingRecovery:
         return self._readings.get((header, slots), lambda: self._assemble(state, header, slots))
 
     def _slot(self, state: DiskState, sequence: int, version: Hashable) -> Slot:
-        return self._slots.get((sequence, version), lambda: self._keep(self._region(state).read(sequence)))
+        """Remembered where it was read from nothing but the piece of which this is the version."""
+        key = sequence, version
+        if key in self._slots:
+            return self._slots[key]
+        watched = Watched(state.to_one_reader(), self._looked_at[sequence])
+        slot = self._keep(RegionSlots(Mapped(watched, self._world.extents), self._world.identity).read(sequence))
+        if not watched.is_left:
+            self._slots[key] = slot
+        return slot
 
     def _keep(self, slot: Slot) -> Slot:
         """A copy that stands, and one only of those that are equal: they are large. Nobody can write to it."""
         content = bytes(slot.content)
         key = slot._replace(content=memoryview(b"")), content  # bytes compare fast, views do not
-        if len(self._kept) == CONTENTS_MAX:
+        if len(self._kept) >= CONTENTS_MAX or len(self._slots) >= VERSIONS_MAX:
             self._forget()
         return self._kept.setdefault(key, slot._replace(content=memoryview(content)))
 
@@ -80,6 +93,20 @@ class RememberingRecovery:
 
     def _mapped(self, state: DiskState) -> Mapped:
         return Mapped(state.to_one_reader(), self._world.extents)
+
+
+class Watched(Layer):
+    """Tells whether anything was read but what lies in these runs."""
+
+    def __init__(self, lower: BlockDevice, runs: Sequence[Run]) -> None:
+        super().__init__(lower)
+        self._runs = runs
+        self.is_left = False
+
+    def read_into(self, offset_bytes: int, buffer: Buffer) -> None:
+        end_bytes = offset_bytes + memoryview(buffer).nbytes
+        self.is_left |= not any(start <= offset_bytes and end_bytes <= start + length for start, length in self._runs)
+        self.lower.read_into(offset_bytes, buffer)
 
 
 class SlotsAsRead(RegionSlots):
