@@ -74,7 +74,7 @@ def test_the_undisturbed_copies_are_of_the_memory(procedure: str) -> None:
         assert is_whole == (procedure != "partial")
 
 
-@pytest.mark.parametrize("procedure", ["boot", "image"])
+@pytest.mark.parametrize("procedure", ["boot", pytest.param("image", marks=pytest.mark.slow)])
 def test_a_recovery_that_is_cut_at_any_write_is_made_up_for_by_the_next(procedure: str) -> None:
     certificate = explored(RecoveryExperiment(procedure, replay), SMALL)
     assert certificate.holds, certificate.examples
@@ -131,7 +131,7 @@ def leave_what_was_not_finished(patch: pytest.MonkeyPatch) -> None:
         (mark_before_the_copy, "lost"),
         (mark_before_the_copy_is_durable, "lost"),
         (copy_what_is_there_again, "twice"),
-        (leave_what_was_not_finished, "broken"),
+        pytest.param(leave_what_was_not_finished, "broken", marks=pytest.mark.slow),
     ],
 )
 def test_a_fault_in_recovery_is_found(

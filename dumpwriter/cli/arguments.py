@@ -343,6 +343,9 @@ def _lab_filesystem(commands: Any) -> None:
         metavar="SCRIPT",
         help=f"{', '.join(SCRIPTS)}; drawn: one that the seed gives; or a text as 'write a 0 5000; sync'",
     )
+    command.add_argument(
+        "--shrink", action="store_true", help="of a script that fails, print a state of the fewest operations"
+    )
     _bounds(command)
 
 

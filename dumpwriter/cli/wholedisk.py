@@ -15,7 +15,7 @@ from dumpwriter.commandline import command_line
 from dumpwriter.lab.bounds import Bounds
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.exploration import explore, parse_case, span_of, state_of
-from dumpwriter.lab.filesystemproof import FilesystemExperiment
+from dumpwriter.lab.filesystemproof import FilesystemExperiment, shrunk
 from dumpwriter.lab.interruption import PROCEDURES, RecoveryExperiment
 from dumpwriter.lab.script import describe, draw_script
 from dumpwriter.machine.replay import replay
@@ -34,6 +34,8 @@ DRAWN_OPERATIONS = 25
 
 def run_filesystem(arguments: argparse.Namespace) -> int:
     script = _drawn(arguments.seed) if arguments.script == DRAWN else arguments.script
+    if arguments.shrink:
+        return _shrink(script, arguments)
     return _run("filesystem", FilesystemExperiment, script, arguments)
 
 
@@ -51,6 +53,18 @@ def _fail(request: str, failure: Exception) -> None:
     raise FilesystemError(f"the replay of the journal failed at a {request}: {failure}")
 
 
+def _shrink(script: str, arguments: argparse.Namespace) -> int:
+    case = shrunk(script, arguments.seed, _bounds(arguments))
+    if case is None:
+        raise UsageError("no state of this script fails within the bounds: there is nothing to shrink")
+    print(command_line("lab", "filesystem", "--case", str(case)))
+    return 0
+
+
+def _bounds(arguments: argparse.Namespace) -> Bounds:
+    return Bounds(arguments.exhaustive, arguments.tears, arguments.random)
+
+
 def _drawn(seed: int) -> str:
     return describe(draw_script(Chance(CaseKey("script", seed, 0)), DRAWN_OPERATIONS))
 
@@ -58,9 +72,8 @@ def _drawn(seed: int) -> str:
 def _run(name: str, make: Callable[[str], Experiment], subject: str, arguments: argparse.Namespace) -> int:
     if arguments.case is not None:
         return _replay(make, arguments)
-    bounds = Bounds(arguments.exhaustive, arguments.tears, arguments.random)
     with progress_bar("prove") as show:
-        certificate = explore(make(subject), arguments.seed, bounds, show)
+        certificate = explore(make(subject), arguments.seed, _bounds(arguments), show)
     if arguments.json:
         print_json(_document(certificate))
     else:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dumpwriter.lab.exploration import Finding
+from dumpwriter.lab.bounds import bounded_cuts
+from dumpwriter.lab.chance import CaseKey
+from dumpwriter.lab.exploration import Case, Finding, spans, state_of
 from dumpwriter.lab.filesystem import read_tree, record
 from dumpwriter.lab.memo import Memo
-from dumpwriter.lab.script import SCRIPTS, parse
+from dumpwriter.lab.script import SCRIPTS, describe, parse
 from dumpwriter.lab.tree import Tree, Verdict, compare
 from vdisk.errors import GhostdumpError
 from vdisk.ext4.mkfs import repaired
@@ -20,6 +22,7 @@ from vdisk.ext4.mkfs import repaired
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dumpwriter.lab.bounds import Bounds
     from dumpwriter.lab.exploration import Span, State
 
 TREES_MAX = 1024  # that are remembered
@@ -51,3 +54,24 @@ class FilesystemExperiment:
         if isinstance(found, str):
             return Finding(Verdict.BROKEN, found)
         return compare(found, self.history.allowed(span.end_event))
+
+
+def shrunk(script: str, seed: int, bounds: Bounds) -> Case | None:
+    """A state that fails, of what is left of a script when no operation can be left out; None where none fails."""
+    operations = parse(SCRIPTS.get(script, script))
+    smallest = first_failure(script, seed, bounds)
+    for index in reversed(range(len(operations) if smallest else 0)):
+        rest = (*operations[:index], *operations[index + 1 :])
+        failure = first_failure(describe(rest), seed, bounds)
+        if failure is not None:
+            smallest, operations = failure, rest
+    return smallest
+
+
+def first_failure(script: str, seed: int, bounds: Bounds) -> Case | None:
+    experiment = FilesystemExperiment(script)
+    for span in spans(experiment):
+        for cut in bounded_cuts(span.epoch, bounds, CaseKey(script, seed, span.number)):
+            if experiment.judge(span, state_of(span, cut)).reason:
+                return Case(script, span.number, cut)
+    return None
