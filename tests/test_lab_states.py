@@ -118,6 +118,12 @@ def test_a_state_reads_as_if_it_had_been_written(state: DiskState, place: Run) -
     assert state.read(*place) == disk[place.physical_bytes : place.physical_bytes + place.length_bytes]
 
 
+@given(states, ranges, st.integers(0, 5))
+def test_what_is_moved_is_what_was_there(state: DiskState, place: Run, sector: int) -> None:
+    moved = DiskState(BEFORE, [*state.patches, *state.moved(place, sector * SECTOR)])
+    assert moved.read(sector * SECTOR, place.length_bytes) == state.read(*place)
+
+
 @given(states, states, ranges)
 def test_one_version_of_a_piece_has_one_content(one: DiskState, other: DiskState, place: Run) -> None:
     pieces = Pieces([[place]])

@@ -75,6 +75,12 @@ class DiskState(BlockDevice):
                     return parts
         return [*parts, Patch(0, self.base, run.physical_bytes, run.physical_bytes + run.length_bytes)]
 
+    def moved(self, run: Run, place_bytes: int) -> list[Patch]:
+        """What lies in a run, as patches that put it elsewhere."""
+        distance_bytes = place_bytes - run.physical_bytes
+        parts = reversed(self._seen_in(run))
+        return [part._replace(place_bytes=part.place_bytes + distance_bytes) for part in parts]
+
     def bad_within(self, run: Run) -> list[Run]:
         """The bad runs that touch this one."""
         return [bad for bad in self.bad_runs if bad.meets(run)]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dumpwriter.lab.world import PlacedFrame, World
     from dumpwriter.recovery.scan import Findings
 
-VERSIONS_MAX = 1 << 14  # of a piece of the disk, that are remembered
+VERSIONS_MAX = 1 << 11  # that are remembered: many have bytes that no other has
 
 
 class Reading(NamedTuple):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dumpwriter.lab.recording import Recording
     from vdisk.layers.trace import Event
 
-TRACES_MAX = 1 << 9  # each holds what came of writes in part; whole writes are shared
+TRACES_MAX = 1 << 8  # each holds what came of writes in part; whole writes are shared
 SOMEBODY_ELSE = CaseKey("somebody else", 0, 0)  # whose data lies where the file's is no longer
 CANNOT_BE_READ = (FaultKind.UNREADABLE, FaultKind.BAD_SECTORS)
 PASSES = (FaultKind.PASSING_ERROR,)
@@ -85,7 +85,7 @@ class Passages:
         if kind == FaultKind.MOVED_EXTENT:
             extent = self._recording.extents[number]
             gone = Patch(0, self._others, extent.physical_bytes, extent.physical_bytes + extent.length_bytes)
-            return gone, Patch(place_bytes, state.read(*extent), 0, extent.length_bytes)
+            return gone, *state.moved(extent, place_bytes)
         return (_rotten(state, fault),) if kind == FaultKind.BIT_ROT else ()
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dumpwriter.lab.diskstate import DiskState, Patch
     from vdisk.extent import Run
 
-PATCHES_MAX = 1 << 14  # of which it is remembered in which pieces they lie
+PATCHES_MAX = 1 << 11  # of which it is remembered in which pieces they lie
 
 
 class Pieces:
