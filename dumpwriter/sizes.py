@@ -40,6 +40,16 @@ def parse_percent(text: str) -> int:
     return int(number)
 
 
+def parse_parity(text: str) -> int:
+    """Percent; `none` is 0. Raises `UsageError`."""
+    number = text.removesuffix("%")
+    if text == "none":
+        return 0
+    if not (number.isascii() and number.isdigit()) or not 0 < int(number) <= 100:
+        raise UsageError(f"{text!r} is no parity: give none, or 1% to 100%")
+    return int(number)
+
+
 def parse_dump_level(text: str) -> int:
     """A dump level of makedumpfile's, 0 to 31. Raises `UsageError`."""
     if not (text.isascii() and text.isdigit()) or int(text) > DUMP_LEVEL_MAX:
@@ -57,6 +67,10 @@ def parse_seconds(text: str) -> float:
 def format_count(count: int, what: str) -> str:
     """1 extent, 2 extents."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def format_parity(percent: int) -> str:
+    return f"{percent}%" if percent else "none"
 
 
 def format_size(size_bytes: float) -> str:

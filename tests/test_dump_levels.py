@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dumpwriter.crash.plan import SECONDARY_FRAMES_MAX, MemoryPart, plan_dump, region_size_bytes
+from dumpwriter.crash.protection import DEFAULT_PARITY_PERCENT
 from dumpwriter.formats.region import DumpLevel, FrameKind, PageRun
 from dumpwriter.levels import BY_SIZE, NAMES, parse_level, wanted_runs
 from dumpwriter.machine import policy
@@ -88,7 +89,7 @@ def test_a_region_of_the_estimated_size_holds_the_level(level: DumpLevel, length
 
 @pytest.mark.parametrize("size_mib", [16, 20, 64, 1024, 8192])
 def test_the_estimate_counts_what_the_simulated_memory_is_made_of(size_mib: int) -> None:
-    found = policy.simulated_estimates(size_mib << 20)
+    found = policy.simulated_estimates(size_mib << 20, DEFAULT_PARITY_PERCENT)
     counts = dict.fromkeys(range(1, 8), 0)
     for page_class, _, page_count in KernelMap(size_mib << 20).class_runs():
         counts[page_class] += page_count
@@ -100,7 +101,7 @@ def test_the_estimate_counts_what_the_simulated_memory_is_made_of(size_mib: int)
 
 
 def test_the_largest_level_that_fits() -> None:
-    found = policy.simulated_estimates(64 << 20)
+    found = policy.simulated_estimates(64 << 20, DEFAULT_PARITY_PERCENT)
     for level in BY_SIZE:
         assert policy.largest_that_fits(found, found[level].region_bytes) == level
         assert policy.largest_that_fits(found, found[level].region_bytes - 1) != level

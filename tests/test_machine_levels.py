@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dumpwriter.crash.protection import DEFAULT_PARITY_PERCENT
 from dumpwriter.levels import parse_level
 from dumpwriter.machine.policy import simulated_estimates
 from dumpwriter.memory.kernel import KernelMap
@@ -97,7 +98,7 @@ def test_a_region_too_small_for_the_level_warns_and_keeps_the_best(machine: Mach
     recipe = 'size = "64MiB"\nmemory = "64MiB"\nlevel = "kernel"\n[disk]\nfill_percent = 100\n'
     machine.create(recipe=recipe)
     said = machine.mount("--levels", level).stdout
-    assert f"warning: the region has 15.2 MiB, and a dump of level {level} can need" in said
+    assert f"warning: the region has 17 MiB, and a dump of level {level} can need" in said
     fill_memory(machine)
     crash = machine.crash(check=1)
     assert (crash["verdict"], crash["reason"]) == (
@@ -174,7 +175,7 @@ def slow_down(machine: Machine, latency_ns: int) -> None:
 def test_create_estimates_each_level(machine: Machine) -> None:
     made = machine.facts("create", machine.image, "--size", "128MiB", "--memory", "64MiB", "--levels", "kernel")
     assert made["level"] == "kernel"
-    expected = simulated_estimates(MEMORY_BYTES)
+    expected = simulated_estimates(MEMORY_BYTES, DEFAULT_PARITY_PERCENT)
     assert made["estimates"] == [
         expected[parse_level(level)]._asdict() | {"level": level} for level in ("small", "kernel", "active", "complete")
     ]
@@ -184,7 +185,7 @@ def test_create_estimates_each_level(machine: Machine) -> None:
 
 
 def test_a_disk_too_small_for_the_level_is_told_which_would_fit(machine: Machine) -> None:
-    refused = machine.run("create", machine.image, "--size", "40MiB", "--memory", "64MiB", check=2)
+    refused = machine.run("create", machine.image, "--size", "44MiB", "--memory", "64MiB", check=2)
     assert refused.stderr.rstrip().endswith("or give --levels active")
     refused = machine.run("create", machine.image, "--size", "40MiB", "--memory", "64MiB", "--levels", "all", check=2)
     assert "'all' is no level: give small, kernel, active, complete or automatic" in refused.stderr

@@ -54,8 +54,9 @@ def test_a_damaged_image_is_not_reported_as_the_whole_one(crashed: Machine) -> N
     crashed.run("recover", crashed.image, "--output", "out")
     (extent, *_) = crashed.facts("extents", damaged)
     with damaged.open("r+b") as file:
-        file.seek(extent["physical_bytes"] + 4096 + 2 * 65 * 4096 + 4096)  # in the first frame of pages
-        file.write(os.urandom(4096))
+        for slot in range(2, 12):  # more than parity gives back, from the first frame of pages on
+            file.seek(extent["physical_bytes"] + 4096 + slot * 65 * 4096)
+            file.write(os.urandom(8192))
     report = crashed.facts("recover", damaged, "--output", "out", check=1)
     assert report["verdict"] == "PARTIAL"
     assert report["path"].endswith("/out/2")

@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.machines import Machine
 
-RECIPE = 'size = "144MiB"\nmemory = "16MiB"\n[region]\nkind = "pagefile"\n'
+RECIPE = 'size = "160MiB"\nmemory = "16MiB"\n[region]\nkind = "pagefile"\n'
 FULL = 'size = "48MiB"\nmemory = "16MiB"\n[region]\nkind = "pagefile"\n[disk]\nfill_percent = 100\n'
 
 

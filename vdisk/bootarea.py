@@ -114,6 +114,7 @@ class BootRecord(NamedTuple):
     region_extents_digest: Annotated[bytes, "32s"]
     small_dumps: Annotated[bytes, "96s"]  # SmallDumpRecord, one for each place
     dump_level: Annotated[int, "I"]
+    parity_percent: Annotated[int, "I"]
 
 
 class SmallDumpRecord(NamedTuple):
@@ -133,7 +134,7 @@ class ExtentRecord(NamedTuple):
     length_bytes: Annotated[int, "Q"]
 
 
-BOOT_RECORD = Layout(BootRecord, size_bytes=276)
+BOOT_RECORD = Layout(BootRecord, size_bytes=280)
 SMALL_DUMP = Layout(SmallDumpRecord, size_bytes=32)
 EXTENT = Layout(ExtentRecord, size_bytes=24)
 
@@ -178,6 +179,7 @@ def new_record(
         region_extents_digest=bytes(32),
         small_dumps=bytes(SMALL_DUMP.size_bytes * len(SMALL_DUMP_OFFSETS_BYTES)),
         dump_level=0,
+        parity_percent=0,
     )
 
 

@@ -14,7 +14,7 @@ from dumpwriter.levels import NAMES as LEVEL_NAMES
 from dumpwriter.levels import parse_level
 from dumpwriter.machine.causes import DEFAULT
 from dumpwriter.machine.trigger import parse_value
-from dumpwriter.sizes import parse_count, parse_dump_level, parse_percent, parse_seconds, parse_size
+from dumpwriter.sizes import parse_count, parse_dump_level, parse_parity, parse_percent, parse_seconds, parse_size
 from vdisk.bootarea import BootStage
 from vdisk.errors import UsageError
 
@@ -95,6 +95,7 @@ def _create(commands: Any) -> None:
     command.add_argument("--encrypt", action="store_true", help="encrypt the whole volume; asks for a passphrase")
     _key_file(command)
     _levels(command, "size the region for dumps of this level")
+    _parity(command, "and for so much parity")
     _json(command)
 
 
@@ -116,6 +117,7 @@ def _mount(commands: Any) -> None:
         help="give up a dump, or a hibernated machine, that is still in the region",
     )
     _levels(command, "what a dump of this run is to hold")
+    _parity(command, "how much parity a dump of this run is to have")
     command.add_argument(
         "--deadline", type=_typed(parse_seconds), default=0.0, metavar="SECONDS", help="cut the dump after so long"
     )
@@ -430,6 +432,10 @@ def _levels(command: argparse.ArgumentParser, summary: str) -> None:
     command.add_argument(
         "--levels", type=_typed(parse_level), metavar="LEVEL", help=f"{summary}: {', '.join(LEVEL_NAMES)}"
     )
+
+
+def _parity(command: argparse.ArgumentParser, summary: str) -> None:
+    command.add_argument("--parity", type=_typed(parse_parity), metavar="none|N%%", help=f"{summary}: none, or N%%")
 
 
 def _json(command: argparse.ArgumentParser) -> None:

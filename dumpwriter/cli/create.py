@@ -13,7 +13,7 @@ from dumpwriter.machine.creation import create_disk
 from dumpwriter.machine.policy import simulated_estimates
 from dumpwriter.machine.recipe import Recipe, read_recipe, region_kind_named
 from dumpwriter.recovery.report import describe_extents
-from dumpwriter.sizes import format_count, format_size
+from dumpwriter.sizes import format_count, format_parity, format_size
 from vdisk.bootarea import RegionKind
 from vdisk.errors import UsageError
 from vdisk.volume import NO_KEY
@@ -39,12 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _facts(image: str, recipe: Recipe, extents: ExtentMap) -> dict[str, Any]:
-    estimates = simulated_estimates(recipe.memory_size_bytes)
+    estimates = simulated_estimates(recipe.memory_size_bytes, recipe.parity_percent)
     return {
         "image": os.path.abspath(image),
         "disk_size_bytes": recipe.size_bytes,
         "memory_bytes": recipe.memory_size_bytes,
         "level": recipe.level.name.lower(),
+        "parity_percent": recipe.parity_percent,
         "region": {"size_bytes": extents.size_bytes, "extents": describe_extents(extents)},
         "estimates": [estimates[level]._asdict() | {"level": level.name.lower()} for level in BY_SIZE],
     }
@@ -56,8 +57,9 @@ def _tell(image: str, recipe: Recipe, extents: ExtentMap) -> None:
         f"{PLACES[recipe.region_kind]} {format_size(extents.size_bytes)} in "
         f"{format_count(len(extents.extents), 'extent')} for {format_size(recipe.memory_size_bytes)} of memory"
     )
-    estimates = simulated_estimates(recipe.memory_size_bytes)
-    print(f"dumps of level {recipe.level.name.lower()}; a level holds, and needs of the region at the most:")
+    estimates = simulated_estimates(recipe.memory_size_bytes, recipe.parity_percent)
+    level_name, parity = recipe.level.name.lower(), format_parity(recipe.parity_percent)
+    print(f"dumps of level {level_name}, parity {parity}; a level holds, and needs of the region at the most:")
     for level in BY_SIZE:
         held_bytes, needed_bytes = estimates[level].pages * PAGE_SIZE_BYTES, estimates[level].region_bytes
         print(f"  {level.name.lower():<9} {format_size(held_bytes):>9} {format_size(needed_bytes):>9}")
@@ -75,5 +77,6 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         size_bytes=arguments.size or recipe.size_bytes,
         memory_size_bytes=arguments.memory or recipe.memory_size_bytes,
         level=recipe.level if arguments.levels is None else arguments.levels,
+        parity_percent=recipe.parity_percent if arguments.parity is None else arguments.parity,
         region_kind=region_kind_named(arguments.region) if arguments.region else recipe.region_kind,
     )

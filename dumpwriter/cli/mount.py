@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         "min_free_bytes": arguments.min_free,
         "level": arguments.levels,
         "time_budget_ns": int(arguments.deadline * 1e9),
+        "parity_percent": arguments.parity,
         "crash_at": arguments.crash_at,
         "dump_key": os.path.abspath(arguments.dump_key) if arguments.dump_key else None,
     }

@@ -16,7 +16,7 @@ from dumpwriter.recovery.lastrun import End
 from dumpwriter.recovery.offline import describe_image, recorded_extents
 from dumpwriter.recovery.places import PlaceKind
 from dumpwriter.recovery.report import describe_extents, together
-from dumpwriter.sizes import format_count, format_size
+from dumpwriter.sizes import format_count, format_parity, format_size
 from dumpwriter.verdict import Verdict
 from vdisk.bootarea import BootStage
 from vdisk.errors import FormatError, MountError
@@ -117,7 +117,8 @@ def _status_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         extents = format_count(len(region["extents"]), "extent")
         rows.append(("region", f"{region['path']}, {format_size(region['size_bytes'])} in {extents}"))
         budget = facts["time_budget_seconds"]
-        rows.append(("level", facts["level"] + (f", within {budget:g} s" if budget else "")))
+        parity = format_parity(facts["parity_percent"])
+        rows.append(("level", f"{facts['level']}, parity {parity}" + (f", within {budget:g} s" if budget else "")))
     if facts["secondary"]:
         blobs = (f"{blob['name']} ({format_size(blob['size_bytes'])})" for blob in facts["secondary"])
         rows.append(("secondary", ", ".join(blobs)))

@@ -19,6 +19,8 @@ REQUEST_FRAMES = 8  # one request to the disk: 2 MiB is where a large aligned wr
 GROUPS_MAX = 8
 GROUP_FRAMES_MIN = 8  # in a dump that has fewer groups than that
 NO_PARITY = 0  # percent
+PARITY_PERCENT_MAX = 100
+DEFAULT_PARITY_PERCENT = 6  # a frame for each sixteen or so: docs/DESIGN.md has what it costs
 
 
 class ParitySet(NamedTuple):

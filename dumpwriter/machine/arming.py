@@ -72,4 +72,5 @@ def make_control_block(
         seal=policy.seal,
         level=policy.level,
         time_budget_ns=policy.time_budget_ns,
+        parity_percent=policy.parity_percent,
     )

@@ -24,7 +24,7 @@ from dumpwriter.machine.keys import Keys
 from dumpwriter.machine.lastdump import LastDumps
 from dumpwriter.machine.paging import Paging
 from dumpwriter.machine.panel import Panel
-from dumpwriter.machine.policy import Policy, estimate, level_asked_for, warning
+from dumpwriter.machine.policy import Policy, estimate, level_asked_for, parity_asked_for, warning
 from dumpwriter.machine.readiness import Readiness
 from dumpwriter.machine.regionfile import RegionFile
 from dumpwriter.machine.replay import replay
@@ -74,6 +74,7 @@ class MountRequest(NamedTuple):
     dump_key: str | None = None
     level: int | None = None  # None: that of the disk
     time_budget_ns: int = 0
+    parity_percent: int | None = None  # None: that of the disk
 
 
 class Boot:
@@ -265,7 +266,8 @@ class Boot:
     def _arm(self) -> None:
         assert self.source is not None
         level = level_asked_for(self.request.level, self.record)
-        needed = estimate(level, self.source)
+        parity_percent = parity_asked_for(self.request.parity_percent, self.record)
+        needed = estimate(level, self.source, parity_percent)
         extents = self._prepare_region(needed.region_bytes)
         self.record = arming.record_region(self._image, self._live.device, self.record, extents)
         self.is_region_ours = True
@@ -276,11 +278,12 @@ class Boot:
                 "extents": describe_extents(extents),
             },
             level=level.name.lower(),
+            parity_percent=parity_percent,
             time_budget_seconds=self.request.time_budget_ns / 1e9 or None,
             warning=warning(needed, extents.size_bytes),
         )
         identity = DumpIdentity(self.record.dump_id, self.record.generation)
-        policy = Policy(level, self.request.time_budget_ns)
+        policy = Policy(level, self.request.time_budget_ns, parity_percent=parity_percent)
         self.readiness.arm(identity, self.record, extents, policy, self._live.modules)
         self.forget_small_dump()
         self._start_paging(extents)

@@ -99,7 +99,8 @@ def check_sizes(recipe: Recipe) -> None:
     overhead_bytes = BOOT_AREA_SIZE_BYTES + FILESYSTEM_OVERHEAD_BYTES
     needed_bytes = _region_size_bytes(recipe) + overhead_bytes
     if recipe.size_bytes < needed_bytes:
-        fitting = largest_that_fits(simulated_estimates(recipe.memory_size_bytes), recipe.size_bytes - overhead_bytes)
+        estimates = simulated_estimates(recipe.memory_size_bytes, recipe.parity_percent)
+        fitting = largest_that_fits(estimates, recipe.size_bytes - overhead_bytes)
         less = f", or give --levels {fitting.name.lower()}" if fitting is not None else ""
         raise UsageError(
             f"a disk of {recipe.size_bytes} bytes cannot hold the dump of {recipe.memory_size_bytes} bytes of memory: "
@@ -108,8 +109,8 @@ def check_sizes(recipe: Recipe) -> None:
 
 
 def _region_size_bytes(recipe: Recipe) -> int:
-    """What the recipe's level needs of a simulated machine's memory."""
-    return simulated_estimates(recipe.memory_size_bytes)[recipe.level].region_bytes
+    """What the recipe's level needs of a simulated machine's memory, and its parity."""
+    return simulated_estimates(recipe.memory_size_bytes, recipe.parity_percent)[recipe.level].region_bytes
 
 
 def check_host_space(path: str, recipe: Recipe) -> None:
@@ -162,7 +163,7 @@ def _furnish(path: str, recipe: Recipe, secret: Secret) -> ExtentMap:
 
 def _write_boot_area(device: BlockDevice, recipe: Recipe, disk_id: uuid.UUID, key: Secret, secret: Secret) -> None:
     record = new_record(disk_id.bytes, recipe.size_bytes, recipe.memory_size_bytes, recipe.region_kind)
-    record = record._replace(dump_level=recipe.level)
+    record = record._replace(dump_level=recipe.level, parity_percent=recipe.parity_percent)
     if key:
         KeySlots(device).write(wrap(key, secret, disk_id.bytes))
         record = record._replace(features_incompatible=IncompatibleFeature.ENCRYPTED)

@@ -22,9 +22,10 @@ from __future__ import annotations
 import tomllib
 from typing import Any, NamedTuple
 
+from dumpwriter.crash.protection import DEFAULT_PARITY_PERCENT
 from dumpwriter.formats.region import DumpLevel
 from dumpwriter.levels import parse_level
-from dumpwriter.sizes import parse_size
+from dumpwriter.sizes import format_parity, parse_parity, parse_size
 from vdisk.bootarea import RegionKind
 from vdisk.errors import UsageError
 
@@ -48,6 +49,7 @@ class Recipe(NamedTuple):
     memory_size_bytes: int
     shows: str = ""
     level: DumpLevel = DumpLevel.AUTOMATIC
+    parity_percent: int = DEFAULT_PARITY_PERCENT
     region_kind: RegionKind = RegionKind.DEDICATED
     region_extents: int = 1
     files: tuple[RecipeFile, ...] = ()
@@ -85,7 +87,7 @@ def parse_recipe(content: bytes) -> Recipe:
 
 
 def _recipe(table: dict[str, Any]) -> Recipe:
-    _no_others("the recipe", table, {"shows", "size", "memory", "level", "region", "disk", "files"})
+    _no_others("the recipe", table, {"shows", "size", "memory", "level", "parity", "region", "disk", "files"})
     region, disk = _table(table, "region", {"kind", "extents"}), _table(table, "disk", {"fill_percent"})
     files = table.get("files", [])
     if not isinstance(files, list):
@@ -95,6 +97,7 @@ def _recipe(table: dict[str, Any]) -> Recipe:
         memory_size_bytes=_size(table, "memory"),
         shows=_text(table, "shows", ""),
         level=parse_level(_text(table, "level", "automatic")),
+        parity_percent=parse_parity(_text(table, "parity", format_parity(DEFAULT_PARITY_PERCENT))),
         region_kind=region_kind_named(_text(region, "kind", "dedicated")),
         region_extents=_whole_number(region, "extents", 1, 1, 4096),
         files=tuple(_file(entry) for entry in files),

@@ -28,6 +28,8 @@ READY_SECONDS = 30.0
 REHEARSAL_SECONDS = 10.0
 REHEARSAL_POLL_SECONDS = 0.002
 PUBLISHED = ("memory_locked", "confined", "code_digest", "control_block")
+# What numpy brings for linear algebra would set 32 MiB aside for each processor, and they would be locked in memory.
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 class Hardware(NamedTuple):
@@ -80,6 +82,7 @@ class Standby:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd="/",
+                env=os.environ | ENVIRONMENT,
                 start_new_session=True,
             )
         except OSError as error:
