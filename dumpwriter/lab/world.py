@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dumpwriter.crash import dump
 from dumpwriter.crash.dump import REQUEST_BUFFER_SIZE_BYTES, Cause, DumpJob, Progress
+from dumpwriter.crash.parity import Parity, SetBuffers
 from dumpwriter.crash.plan import META_COPIES, memory_parts, plan_dump
+from dumpwriter.crash.protection import NO_PARITY, parity_slot_count
 from dumpwriter.formats.region import (
+    COVERED_PAGES_MAX,
     FIRST_SLOT_OFFSET_BYTES,
     FRAME_PAGES_MAX,
     HEADER_SIZE_BYTES,
     PAGE_SIZE_BYTES,
+    SLOT_SIZE_BYTES,
     CauseKind,
     ClassRunRecord,
     DumpLevel,
@@ -64,6 +68,13 @@ class PlacedFrame(NamedTuple):
     content: bytes
 
 
+class ParitySlot(NamedTuple):
+    """A slot that is planned for parity. What a writer puts there follows from the frames that it could write."""
+
+    slot: int
+    runs: tuple[Run, ...]
+
+
 class World(NamedTuple):
     """`before` is the disk as arming left it, an older dump's frames in the region; `trace` is the dump over it."""
 
@@ -74,6 +85,7 @@ class World(NamedTuple):
     before: bytes
     trace: tuple[Event, ...]
     frames: tuple[PlacedFrame, ...]
+    parity: tuple[ParitySlot, ...] = ()
 
     @property
     def headers(self) -> tuple[Run, ...]:
@@ -101,7 +113,12 @@ def build_world(scenario: Scenario) -> World:
         dump.arm_region(Mapped(disk, extents), dump_identity, extents, ARMED_TIME_NS)
         world = World(scenario, dump_identity, extents, _memory(scenario, dump_identity), bytes(disk.content), (), ())
         job, trace = _carry_out(world, disk, lambda lower: lower)
-    return world._replace(trace=trace, frames=tuple(_place(frame, job, disk) for frame in job.plan.frames))
+    slots = [slot for one in job.plan.sets for slot in one.parity_slots]
+    return world._replace(
+        trace=trace,
+        frames=tuple(_place(frame, job, disk) for frame in job.plan.frames),
+        parity=tuple(ParitySlot(slot, tuple(extents.runs(slot_offset_bytes(slot), SLOT_SIZE_BYTES))) for slot in slots),
+    )
 
 
 def recording_of(world: World) -> Recording:
@@ -111,14 +128,16 @@ def recording_of(world: World) -> Recording:
         return _carry_out(world, MemoryDisk(len(world.before), world.before), around)[1]
 
     extents = world.extents.runs(0, world.extents.size_bytes)
-    frames = [run.physical_bytes for frame in world.frames for run in frame.runs]
+    places = [*(frame.runs for frame in world.frames), *(parity.runs for parity in world.parity)]
+    frames = [run.physical_bytes for runs in places for run in runs]
     return Recording(world.before, world.trace, again, extents, frames)
 
 
 def cut_region(scenario: Scenario) -> ExtentMap:
     """Pieces of about one size, the last one first on the disk, so that no two writes can be one."""
-    slots = META_COPIES + -(-scenario.data_pages // FRAME_PAGES_MAX) + bool(scenario.zero_pages)
-    slots -= scenario.slots_lacking
+    pages_max = FRAME_PAGES_MAX if scenario.parity_percent == NO_PARITY else COVERED_PAGES_MAX
+    frames = META_COPIES + -(-scenario.data_pages // pages_max) + bool(scenario.zero_pages)
+    slots = frames + parity_slot_count(frames, scenario.parity_percent) - scenario.slots_lacking
     end_block = (slot_offset_bytes(slots) + BLOCK_SIZE_BYTES) // BLOCK_SIZE_BYTES
     first_block = FIRST_SLOT_OFFSET_BYTES // BLOCK_SIZE_BYTES
     frame_blocks = slot_offset_bytes(slots - 1) // BLOCK_SIZE_BYTES + 1 - first_block  # the last has a block at least
@@ -176,8 +195,9 @@ def _job(world: World, disk: BlockDevice) -> DumpJob:
     )
     ranges = (MemoryRangeRecord(0, data_bytes + zero_bytes),)
     guard = WriteGuard(disk, list(extents.runs(0, extents.size_bytes)))
+    plan = plan_dump(memory_parts(classes, runs), extents.size_bytes, parity_percent=scenario.parity_percent)
     return DumpJob(
-        plan=plan_dump(memory_parts(classes, runs), extents.size_bytes),
+        plan=plan,
         identity=world.identity,
         extents=extents,
         region=Mapped(guard, extents),
@@ -185,6 +205,7 @@ def _job(world: World, disk: BlockDevice) -> DumpJob:
         metadata=encode_metadata(Metadata(b"", ranges, "laboratory", DumpLevel.AUTOMATIC, classes)),
         cause=CAUSE,
         armed_time_ns=ARMED_TIME_NS,
+        parity=Parity(plan, [SetBuffers() for _ in plan.sets]),
     )
 
 

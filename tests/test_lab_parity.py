@@ -1,0 +1,115 @@
+"""The laboratory knows what parity must give back, and finds a recovery that gives less, or more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dumpwriter.lab.campaign import run_cases
+from dumpwriter.lab.faults import Fault, FaultKind
+from dumpwriter.lab.judging import Expectation, Recovery, is_whole
+from dumpwriter.lab.passage import Passages
+from dumpwriter.lab.proof import prove
+from dumpwriter.lab.remembering import RememberingRecovery
+from dumpwriter.lab.scenario import SCENARIOS
+from dumpwriter.lab.world import World, build_world, recording_of
+from dumpwriter.recovery import rebuilding, slots
+from dumpwriter.verdict import Verdict
+from tests.second_reader import SecondReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dumpwriter.recovery.rebuilding import Rebuilt
+
+SECTOR = 512
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return build_world(SCENARIOS["parity"])
+
+
+def lost(world: World, slot: int, kind: FaultKind = FaultKind.UNREADABLE) -> Fault:
+    runs = {frame.plan.sequence: frame.runs for frame in world.frames} | {place[0]: place[1] for place in world.parity}
+    return Fault(kind, place_bytes=runs[slot][0].physical_bytes, length_bytes=SECTOR)
+
+
+def test_the_world_has_two_sets_of_two_groups(world: World) -> None:
+    assert [frame.plan.sequence for frame in world.frames] == [*range(8), *range(10, 18)]
+    assert [place.slot for place in world.parity] == [8, 9, 18, 19]
+
+
+@pytest.mark.parametrize(
+    ("slots_lost", "verdict"),
+    [
+        ((3,), Verdict.COMPLETE),
+        ((2, 3, 10, 11), Verdict.COMPLETE),
+        ((2, 4), Verdict.PARTIAL),
+        ((2, 12), Verdict.COMPLETE),
+        ((2, 8), Verdict.PARTIAL),
+        ((2, 9), Verdict.COMPLETE),
+        ((8, 9, 18, 19), Verdict.COMPLETE),
+        ((0, 17), Verdict.COMPLETE),
+    ],
+)
+@pytest.mark.parametrize("kind", [FaultKind.UNREADABLE, FaultKind.STALE_SECTORS])
+def test_one_of_each_group_comes_back(
+    world: World, kind: FaultKind, slots_lost: tuple[int, ...], verdict: Verdict
+) -> None:
+    state = Passages(recording_of(world)).state_after([lost(world, slot, kind) for slot in slots_lost])
+    expected = Expectation(world).of(state)
+    assert expected.verdict == verdict
+    assert Recovery(world).read(state).is_as(expected)
+    assert SecondReader(world).read(state).is_as(expected)
+
+
+def test_what_could_not_be_written_is_not_covered_and_the_rest_is(world: World) -> None:
+    """Sectors that are bad for ever take no frame, and there is no slot to spare: parity covers the others."""
+    passages = Passages(recording_of(world))
+    bad = lost(world, 4, FaultKind.BAD_SECTORS)
+    alone, beside = passages.state_after([bad]), passages.state_after([bad, lost(world, 6)])
+    for state in (alone, beside):
+        expected = Expectation(world).of(state)
+        assert sum(run.page_count for run in expected.missing or ()) == 63
+        assert Recovery(world).read(state).is_as(expected)
+
+
+def test_whatever_goes_wrong_recovery_gives_just_what_is_left_and_what_parity_gives(world: World) -> None:
+    outcome = run_cases(world, [RememberingRecovery(world), SecondReader(world)], 5, range(200))
+    assert outcome.holds, outcome.examples
+    assert all(outcome.verdicts.values())
+
+
+def test_parity_makes_dumps_whole_of_which_frames_are_lost(world: World) -> None:
+    state = Passages(recording_of(world)).state_after([lost(world, 5)])
+    assert [frame.plan.sequence for frame in world.frames if not is_whole(state, frame)] == [5]
+    assert Expectation(world).of(state).verdict == Verdict.COMPLETE
+
+
+def nothing_rebuilt(_: object) -> Iterator[Rebuilt]:
+    yield from ()
+
+
+def test_a_recovery_that_rebuilds_nothing_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuilding.Rebuilding, "rebuilt", nothing_rebuilt)
+    outcome = run_cases(world, [RememberingRecovery(world)], 5, range(60))
+    assert outcome.disagreements and not outcome.wrong_bytes
+
+
+def test_a_recovery_that_believes_what_it_rebuilds_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is off by a bit makes its frame false, and what is rebuilt with it too."""
+    monkeypatch.setattr(slots, "payload_is_true", lambda slot, frame: True)
+    passages = Passages(recording_of(world))
+    runs = {frame.plan.sequence: frame.runs for frame in world.frames}
+    rotten = Fault(FaultKind.BIT_ROT, place_bytes=runs[2][0].physical_bytes + 5 * 4096, bits=7)
+    state = passages.state_after([rotten, lost(world, 4)])
+    assert Recovery(world).read(state).wrong_bytes == 2
+
+
+@pytest.mark.slow
+def test_every_state_of_a_dump_with_parity_is_judged_alike_by_both(world: World) -> None:
+    certificate = prove(world, [RememberingRecovery(world), SecondReader(world)], lambda done, total: None)
+    assert certificate.holds, certificate.examples
+    assert certificate.states > 79_000
