@@ -213,7 +213,7 @@ def test_the_extents_are_those_that_debugfs_sees(machine: Machine) -> None:
 def test_a_region_that_others_changed_is_noticed_and_made_anew(machine: Machine, what: str) -> None:
     if os.geteuid():
         pytest.skip("a kernel mount needs root")
-    machine.create(size="200MiB", memory="32MiB")
+    machine.create(size="240MiB", memory="32MiB")
     machine.mount()
     assert machine.crash()["verdict"] == "COMPLETE"
     theirs = machine.directory / "kernel"
