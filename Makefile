@@ -1,7 +1,7 @@
 # The first command on a fresh Debian machine is any of these: each prepares what it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-runtime setup-test setup-fuzz demo test lint prove fuzz bench golden lock clean
+.PHONY: help setup setup-runtime setup-test setup-fuzz demo test lint prove mutants fuzz bench golden lock clean
 bin := .venv/bin
 python_sources := vdisk dumpwriter tests setup.py
 
@@ -33,6 +33,9 @@ test: lint ## lint, then all tests but the slow ones
 
 prove: setup-test ## every state of the laboratory's worlds; kill -9 at 200 random moments (half an hour)
 	$(bin)/pytest -m slow -s tests/test_lab_prove.py tests/test_machine_kills.py
+
+mutants: setup-test ## plant every fault of the list in the product, and write docs/planted-faults.md
+	$(bin)/ghostdump lab mutate --jobs $$(nproc) --markdown > docs/planted-faults.md
 
 fuzz_runs := 20000
 fuzz: setup-fuzz ## feed hostile dump files to every reader (fuzz_runs=N inputs for each format)

@@ -148,6 +148,8 @@ def test_a_certificate_has_the_fields_that_are_listed(tmp_path: Path, capsys: py
     must_match("ghostdump lab merge", json.loads(capsys.readouterr().out))
     assert cli.main(["lab", "replay", "zeros:0:0", "--json"]) == 0
     must_match("ghostdump lab replay", json.loads(capsys.readouterr().out))
+    assert cli.main(["lab", "mutate", "any-dump-id", "--json"]) == 0
+    must_match("ghostdump lab mutate", json.loads(capsys.readouterr().out))
     assert cli.main(["lab", "filesystem", "create a; sync", "--exhaustive", "2", "--json"]) == 0
     proof = json.loads(capsys.readouterr().out)
     assert cli.main(["lab", "filesystem", "--case", "create a; sync:0:0", "--json"]) == 0

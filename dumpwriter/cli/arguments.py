@@ -285,6 +285,7 @@ def _lab(commands: Any) -> None:
     _lab_shrink(experiments)
     _lab_filesystem(experiments)
     _lab_recovery(experiments)
+    _lab_mutate(experiments)
 
 
 def _lab_prove(commands: Any) -> None:
@@ -363,6 +364,20 @@ def _lab_recovery(commands: Any) -> None:
         help=", ".join(RECOVERIES),
     )
     _bounds(command)
+
+
+def _lab_mutate(commands: Any) -> None:
+    command = _command(commands, "mutate", "mutate", "run", "faults planted in the product, and what finds them")
+    command.add_argument("name", nargs="*", metavar="NAME", help="which faults; all by default, and one run with none")
+    command.add_argument("--list", action="store_true", help="only name them")
+    command.add_argument(
+        "--seconds", type=_typed(parse_count), default=60, metavar="N", help="of CPU time for each; 60 by default"
+    )
+    command.add_argument(
+        "--jobs", type=_typed(parse_count), default=1, metavar="N", help="how many side by side; 1 by default"
+    )
+    command.add_argument("--markdown", action="store_true", help="print the page docs/planted-faults.md")
+    _json(command)
 
 
 def _bounds(command: argparse.ArgumentParser) -> None:

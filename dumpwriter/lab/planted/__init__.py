@@ -1,0 +1,13 @@
+"""The faults that can be planted, by the part of the product that they break. Each can be had by its name."""
+
+from __future__ import annotations
+
+from dumpwriter.lab.planted import carrying_out, framing, judging, reading
+from dumpwriter.lab.planting import PlantedFault
+
+# What finds this one finds something wrong in the product as it is.
+CONTROL = PlantedFault(
+    "nothing", "dumpwriter.verdict", "class Verdict(StrEnum):", "class Verdict(StrEnum):", "Nothing is broken."
+)
+
+FAULTS = {fault.name: fault for fault in (*framing.FAULTS, *carrying_out.FAULTS, *reading.FAULTS, *judging.FAULTS)}
