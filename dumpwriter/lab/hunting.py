@@ -80,11 +80,11 @@ def _check(name: str) -> Experiment:
 
 
 EXPERIMENTS = (
+    *map(_check, CHECKS),
     _campaign("zeros", 200),
     _campaign("requests", 60),
     _proof("zeros", 1),
-    *map(_check, CHECKS),
     _proof("pages", 2),
-    _campaign("zeros", 8_000),
-    _campaign("requests", 1_000),
+    _campaign("short", 300),
+    _campaign("zeros", 4_000),
 )

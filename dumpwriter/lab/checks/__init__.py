@@ -1,13 +1,23 @@
 """Checks: what a proof and a campaign over the scenarios cannot see, each against a plain model of what must be.
 
-A check is small and exhaustive, or draws its cases from `Chance`: it is the same at every run.
+A check is small and exhaustive, or draws its cases from `Chance`: it is the same at every run. The cheapest come first.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dumpwriter.lab.checks import arithmetic, extras, strangers, wholes, writing
+from dumpwriter.lab.checks import (
+    arithmetic,
+    elsewhere,
+    explanations,
+    extras,
+    records,
+    seals,
+    strangers,
+    wholes,
+    writing,
+)
 from dumpwriter.lab.checks.refuted import RefutedError
 
 if TYPE_CHECKING:
@@ -16,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["CHECKS", "RefutedError"]
 
 CHECKS: dict[str, Callable[[], None]] = {
-    "page sets": arithmetic.page_sets,
     "intersections": arithmetic.intersections,
     "levels": arithmetic.levels,
     "extents": arithmetic.extents,
@@ -27,19 +36,42 @@ CHECKS: dict[str, Callable[[], None]] = {
     "dumps that were cut": wholes.dumps_that_were_cut,
     "small regions": wholes.small_regions,
     "regions for all": wholes.regions_for_all,
-    "altered frames": strangers.altered_frames,
     "frames of other dumps": strangers.frames_of_other_dumps,
-    "frames in other slots": strangers.frames_in_other_slots,
     "frames that moved": strangers.frames_that_moved,
     "frames that cannot be": strangers.frames_that_cannot_be,
     "headers in time": writing.headers_in_time,
     "headers that tell": writing.headers_that_tell,
-    "operations that fail": writing.operations_that_fail,
-    "bad sectors": writing.bad_sectors,
     "nothing outside": writing.nothing_outside,
-    "ciphers that fail": writing.ciphers_that_fail,
-    "lost frames": extras.lost_frames,
     "secondary data": extras.secondary_data,
     "blobs that were torn": extras.blobs_that_were_torn,
     "payloads that cannot be": extras.payloads_that_cannot_be,
+    "opened by the key": seals.opened_by_the_key,
+    "closed dumps that lack a frame": seals.closed_dumps_that_lack_a_frame,
+    "sealed frames that were altered": seals.sealed_frames_that_were_altered,
+    "frames of other seals": seals.frames_of_other_seals,
+    "nonces": seals.nonces,
+    "headers that were altered": seals.headers_that_were_altered,
+    "carved frames that cannot be": elsewhere.carved_frames_that_cannot_be,
+    "carving past bad blocks": elsewhere.carving_past_bad_blocks,
+    "files of frames": elsewhere.files_of_frames,
+    "dumps read here and there": elsewhere.dumps_read_here_and_there,
+    "headers that are none": explanations.headers_that_are_none,
+    "one copy is enough": explanations.one_copy_is_enough,
+    "headers that lie": explanations.headers_that_lie,
+    "reasons for damage": explanations.reasons_for_damage,
+    "metadata from any copy": explanations.metadata_from_any_copy,
+    "generations": records.generations,
+    "metadata that cannot be": records.metadata_that_cannot_be,
+    "control blocks that changed": records.control_blocks_that_changed,
+    "rehearsals": records.rehearsals,
+    "page sets": arithmetic.page_sets,
+    "boot records that were cut": records.boot_records_that_were_cut,
+    "carved dumps": elsewhere.carved_dumps,
+    "frames in other slots": strangers.frames_in_other_slots,
+    "boot records that cannot be": records.boot_records_that_cannot_be,
+    "operations that fail": writing.operations_that_fail,
+    "ciphers that fail": writing.ciphers_that_fail,
+    "lost frames": extras.lost_frames,
+    "altered frames": strangers.altered_frames,
+    "bad sectors": writing.bad_sectors,
 }

@@ -66,14 +66,19 @@ def parts_of(slot: bytes) -> Parts:
 def forged(parts: Parts) -> bytes:
     """A slot with a frame that is made of these, check sums, digest and all."""
     block = FRAME_HEADER.pack(parts.header) + PLACE.pack_table(parts.places) + PAGE_RUN.pack_table(parts.runs)
-    slot = bytearray((block.ljust(BLOCK_SIZE_BYTES, b"\0") + parts.payload).ljust(SLOT_SIZE_BYTES, b"\0"))
-    slot = slot[:SLOT_SIZE_BYTES]
-    end_bytes = BLOCK_SIZE_BYTES + parts.header.payload_size_bytes
-    slot[DIGEST], slot[HEADER_CRC] = bytes(32), bytes(4)
-    slot[PAYLOAD_CRC] = _crc(slot[BLOCK_SIZE_BYTES:end_bytes])
-    slot[DIGEST] = blake3.blake3(bytes(slot[:end_bytes])).digest()
-    slot[HEADER_CRC] = _crc(slot[: HEADER_CRC.start])
-    return bytes(slot)
+    slot = (block.ljust(BLOCK_SIZE_BYTES, b"\0") + parts.payload).ljust(SLOT_SIZE_BYTES, b"\0")
+    return with_digest(slot[:SLOT_SIZE_BYTES])
+
+
+def with_digest(slot: bytes) -> bytes:
+    """The same, its check sums and its digest made anew over what it holds now."""
+    made = bytearray(slot)
+    end_bytes = BLOCK_SIZE_BYTES + int.from_bytes(made[56:60], "little")
+    made[DIGEST], made[HEADER_CRC] = bytes(32), bytes(4)
+    made[PAYLOAD_CRC] = _crc(made[BLOCK_SIZE_BYTES:end_bytes])
+    made[DIGEST] = blake3.blake3(bytes(made[:end_bytes])).digest()
+    made[HEADER_CRC] = _crc(made[: HEADER_CRC.start])
+    return bytes(made)
 
 
 def with_checksums(slot: bytes) -> bytes:
