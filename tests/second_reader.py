@@ -52,10 +52,14 @@ class SecondReader:
         return self._believed.get((sequence, version), lambda: self._read_slot(state, sequence))
 
     def _read_slot(self, state: DiskState, sequence: int) -> bytes | None:
-        """None where nothing in it is believed. Equal ones are one, so that they compare fast."""
+        """None where nothing in it is believed. Equal ones are one, so that they compare fast.
+
+        What lies behind the frame is left away: it may be anything, and would make another slot of it for ever.
+        """
         slot = b"".join(readable(state, run) for run in self._slots[sequence])
         if not region_reader.is_frame(slot, self._region, sequence):
             return None
+        slot = region_reader.frame_bytes(slot)
         if slot not in self._frames:
             self._frames[slot] = region_reader.frame_of(slot)
         return self._one_of_equal.setdefault(slot, slot)

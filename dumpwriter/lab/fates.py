@@ -50,12 +50,9 @@ class Fate(NamedTuple):
         return ", ".join(told)
 
 
-def whole_patches(trace: Sequence[Event]) -> tuple[Patch | None, ...]:
-    """What comes of each operation where nothing goes wrong; None of a flush."""
-    return tuple(
-        Patch(event.offset_bytes, event.content, 0, event.length_bytes) if event.kind == "write" else None
-        for event in trace
-    )
+def whole_patch(event: Event) -> Patch | None:
+    """What comes of an operation where nothing goes wrong; None of a flush."""
+    return Patch(event.offset_bytes, event.content, 0, event.length_bytes) if event.kind == "write" else None
 
 
 def fates_of(
@@ -66,7 +63,7 @@ def fates_of(
     Of the writes in flight at a cut, and of those that a reset finds, the fault says which are kept. `wholes` are the
     whole patches of the trace, for who has them.
     """
-    wholes = whole_patches(trace) if wholes is None else wholes
+    wholes = tuple(map(whole_patch, trace)) if wholes is None else wholes
     lies = {fault.operation for fault in faults if fault.kind == FaultKind.LYING_FLUSH}
     struck = {fault.operation for fault in faults if fault.kind in OF_ONE_WRITE}
     cut = min((fault for fault in faults if fault.kind == FaultKind.POWER_CUT), default=None)

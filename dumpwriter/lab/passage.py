@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dumpwriter.lab.answers import Answers
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.diskstate import DiskState, Patch
-from dumpwriter.lab.fates import fates_of, whole_patches
+from dumpwriter.lab.fates import fates_of, whole_patch
 from dumpwriter.lab.faults import FaultKind
 from dumpwriter.lab.memo import Memo
 from dumpwriter.lab.telling import TOLD
@@ -46,6 +46,7 @@ class Passages:
         self._recording = recording
         self._asked: Memo[Asked] = Memo(TRACES_MAX)
         self._answers = Answers(recording)
+        self._contents = {event.offset_bytes: event.content for event in recording.trace if event.kind == "write"}
         self._others = Chance(SOMEBODY_ELSE).take_bytes(len(recording.before))
 
     def trace_under(self, faults: Sequence[Fault]) -> tuple[Event, ...]:
@@ -62,7 +63,13 @@ class Passages:
 
     def _ask(self, told: Sequence[Fault]) -> Asked:
         trace = self._answers.trace_under(told) if told else self._recording.trace
-        return Asked(trace, whole_patches(trace), self._recording.strays(trace))
+        return Asked(trace, tuple(map(self._patch, trace)), self._recording.strays(trace))
+
+    def _patch(self, event: Event) -> Patch | None:
+        """Of a write that came in part, a part of the whole one: else what is remembered of it keeps it alive."""
+        whole = self._contents.get(event.offset_bytes, b"")
+        patch = whole_patch(event)
+        return patch if patch is None or not whole.startswith(event.content) else patch._replace(content=whole)
 
     def state_after(self, faults: Sequence[Fault]) -> DiskState:
         """The disk as its reader will find it. Later faults see what earlier ones of their sort have left."""

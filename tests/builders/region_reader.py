@@ -121,9 +121,9 @@ def rebuilt(believed: dict[int, bytes], region: Region) -> list[bytes]:
         covered = _covered(parity) if _u16(parity, 10) == PARITY else []
         lost = [slot for slot in covered if slot not in believed]
         if len(lost) == 1:
-            total = int.from_bytes(_frame_bytes(parity)[BLOCK:], "little")
+            total = int.from_bytes(frame_bytes(parity)[BLOCK:], "little")
             for slot in covered:
-                total ^= int.from_bytes(_frame_bytes(believed.get(slot, b"")), "little")
+                total ^= int.from_bytes(frame_bytes(believed.get(slot, b"")), "little")
             candidate = total.to_bytes(SLOT, "little")
             if is_frame(candidate, region, lost[0]):
                 found.append(candidate)
@@ -206,7 +206,7 @@ def _covered(slot: bytes) -> list[int]:
     return [_u64(slot, start + 8 * index) for index in range(_u16(slot, 66))]
 
 
-def _frame_bytes(slot: bytes) -> bytes:
+def frame_bytes(slot: bytes) -> bytes:
     return slot[: BLOCK + _u32(slot, 56)] if slot else b""
 
 
