@@ -32,7 +32,7 @@ test: lint ## lint, then all tests but the slow ones
 	$(bin)/pytest --numprocesses auto --dist worksteal
 
 prove: setup-test ## every state of the laboratory's worlds; kill -9 at 200 random moments (half an hour)
-	$(bin)/pytest -m slow -s tests/test_lab_prove.py tests/test_machine_kills.py
+	$(bin)/pytest -m slow -s tests/test_lab_prove.py tests/test_lab_mutate.py tests/test_machine_kills.py
 
 mutants: setup-test ## plant every fault of the list in the product, and write docs/planted-faults.md
 	$(bin)/ghostdump lab mutate --jobs $$(nproc) --markdown > docs/planted-faults.md

@@ -15,6 +15,7 @@ import pytest
 from dumpwriter import cli
 from dumpwriter.lab.planted import CONTROL, FAULTS
 from dumpwriter.lab.planting import PlantedFault, PlantingError, planted_source, source_of
+from tests.sources import REPOSITORY
 
 COMMAND = [sys.executable, "-c", "import sys; from dumpwriter import cli; sys.exit(cli.main(sys.argv[1:]))"]
 SECONDS = 60
@@ -47,7 +48,7 @@ def test_each_fault_can_be_planted(fault: PlantedFault) -> None:
 
 
 def test_every_fault_says_what_it_breaks() -> None:
-    assert len(FAULTS) >= 40
+    assert len(FAULTS) >= 100
     for fault in FAULTS.values():
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", fault.name)
         assert re.fullmatch(r"[A-Z].*\.", fault.breaks), fault.name
@@ -100,6 +101,12 @@ def test_the_list_has_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["lab", "mutate", "--list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["faults"]
     assert [fault["name"] for fault in listed] == [CONTROL.name, *FAULTS]
+
+
+def test_the_page_lists_every_fault() -> None:
+    page = (REPOSITORY / "docs" / "planted-faults.md").read_text()
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| `([a-z._]+)` \| (.*?) \|", page, re.MULTILINE)
+    assert rows == [(fault.name, fault.module, fault.breaks) for fault in FAULTS.values()], "run make mutants"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dumpwriter.crash import controlblock
@@ -26,6 +27,7 @@ from dumpwriter.recovery.places import untaken_places
 from vdisk import stack
 from vdisk.bootarea import (
     BOOT_AREA_SIZE_BYTES,
+    SMALL_DUMP,
     BootArea,
     BootRecord,
     RegionState,
@@ -82,11 +84,13 @@ def boot_records_that_were_cut() -> None:
         traced = disk_of(before)
         after = rewrite(BootArea(Trace(traced, trace.append)))
         must(BootArea(traced).read() == after, "what was written is not what is read")
-        for epoch in epochs(before, trace):
+        for flushes, epoch in enumerate(epochs(before, trace)):
             for cut in cuts(epoch):
                 area = BootArea(state_after(epoch, cut))
                 found = area.read()._replace(copy_offset_bytes=0)
-                _must_agree(area, found in (first._replace(copy_offset_bytes=0), after._replace(copy_offset_bytes=0)))
+                _must_agree(area, found in (first._replace(copy_offset_bytes=0), after))
+                is_due = rewrite is _write_the_record and flushes > 0  # its first copy is the first write
+                must(found == after or not is_due, "a boot record that was flushed is not the one that is read")
         _second_copies(traced)
 
 
@@ -157,7 +161,7 @@ def metadata_that_cannot_be() -> None:
     payload = encode_metadata(METADATA)
     must(decode_metadata(payload) == METADATA, "metadata is not read as it was written")
     for what, ranges in (
-        ("half pages", [(4096, 100)]),
+        ("half pages", [(4096, 4196)]),
         ("overlapping ranges", [(4096, 8192), (8192, 4096)]),
         ("descending ranges", [(65536, 4096), (4096, 4096)]),
         ("an empty range", [(4096, 0)]),
@@ -174,6 +178,17 @@ def metadata_that_cannot_be() -> None:
     must(decode_metadata(unknown) == METADATA, "a record of a kind that is not known is not passed over")
     level = decode_metadata(payload.replace(_level(DumpLevel.KERNEL), _level(77))).level
     must(level == DumpLevel.COMPLETE, f"a level that is not known asks for no more than {level.name}")
+
+
+def tables_that_are_short() -> None:
+    """No row is read behind the end of what is there, nor fewer than were asked for."""
+    whole = SMALL_DUMP.pack_table([SmallDumpRecord(bytes([n]) * 16, n, n, 0) for n in range(3)])
+    for offset_bytes in range(0, len(whole) + 1, 8):
+        for count in range(5):
+            is_there = offset_bytes + count * SMALL_DUMP.size_bytes <= len(whole)
+            read = partial(SMALL_DUMP.unpack_table, whole, offset_bytes, count)
+            must(_raises(read) != is_there, f"{count} rows are read from {offset_bytes} of {len(whole)} bytes")
+    must(_raises(partial(SMALL_DUMP.unpack_table, whole, 0, -1)), "fewer than no rows are read")
 
 
 def control_blocks_that_changed() -> None:

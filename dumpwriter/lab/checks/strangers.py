@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SUBJECT = Subject("to find", dict.fromkeys(range(200), 4), frozenset(range(150, 170)))
-FRAME = 2  # whose slot gets the forgeries: of data, in two pieces
+FRAME = 1  # whose slot gets the forgeries: of data, in two pieces
 
 
 def altered_frames() -> None:
@@ -99,7 +99,7 @@ def frames_that_cannot_be() -> None:
 
 def _absurd(specimen: Specimen, true: Parts) -> Iterator[tuple[str, Parts]]:
     extents, count = specimen.extents, len(true.payload) // BLOCK_SIZE_BYTES
-    one = [PageRun(0, count)]
+    one = [PageRun(5000, count)]  # pages that no true frame has
     yield "another version", true.changed(version=true.header.version + 1)
     yield "an unknown kind", true.changed(kind=77)
     yield "an unknown kind and no payload", true.changed(kind=77).resized(b"", extents)
@@ -107,15 +107,15 @@ def _absurd(specimen: Specimen, true: Parts) -> Iterator[tuple[str, Parts]]:
     yield "more runs than there can be", true.changed(run_count=0xFFFF)
     many = [PageRun(2 * page, 1) for page in range(RUNS_MAX + 1)]
     yield "a run too many", true.holding(many).changed(kind=FrameKind.ZEROS).resized(b"", extents)
-    yield "a payload longer than a slot", true.holding([PageRun(0, 65)]).resized(bytes(SLOT_SIZE_BYTES), extents)
+    yield "a payload longer than a slot", true.holding([PageRun(5000, 65)]).resized(bytes(SLOT_SIZE_BYTES), extents)
     yield "a payload of half blocks", true.resized(true.payload[:-512], extents)
     yield "metadata and pages", true.changed(kind=FrameKind.META)
     yield "secondary data and pages", true.changed(kind=FrameKind.SECONDARY)
     yield "zeros and a payload", true.changed(kind=FrameKind.ZEROS)
     yield "no pages", true.holding([])
-    yield "an empty run", true.holding([*one, PageRun(500, 0)])
-    yield "fewer pages than payload", true.holding([PageRun(0, count - 1)])
-    yield "more pages than payload", true.holding([PageRun(0, count + 1)])
+    yield "an empty run", true.holding([*one, PageRun(6000, 0)])
+    yield "fewer pages than payload", true.holding([PageRun(5000, count - 1)])
+    yield "more pages than payload", true.holding([PageRun(5000, count + 1)])
     yield "pages that no machine has", true.holding([PageRun(PAGES_MAX + 7, count)])
     yield "a page that no machine has", true.holding([PageRun(PAGES_MAX - count + 1, count)])
     yield "a seal that is none", true.changed(seal_size_bytes=1)

@@ -6,7 +6,7 @@ import itertools
 
 from dumpwriter.crash.plan import META_COPIES, region_size_bytes
 from dumpwriter.formats.region import FRAME_PAGES_MAX, PAGE_SIZE_BYTES, DumpLevel, FrameKind
-from dumpwriter.frames import slot_count
+from dumpwriter.frames import slot_count, slot_offset_bytes
 from dumpwriter.lab.checks.refuted import must
 from dumpwriter.lab.checks.specimen import Specimen, Subject, pages_in, written
 from dumpwriter.levels import RANK_UNKNOWN
@@ -16,7 +16,7 @@ LAST_CLASS = {DumpLevel.SMALL: 3, DumpLevel.KERNEL: 4, DumpLevel.ACTIVE: 5}  # a
 # Classes take turns, so that pages of one worth lie far apart; three stretches of memory with gaps between them.
 MIXED = {page: 1 + page // 7 * 5 % 7 for page in (*range(3, 250), *range(300, 420), *range(500, 520))}
 SOME_ZEROS = frozenset(page for page in MIXED if page // 7 % 3 == 1)
-UNNAMED = {page: RANK_UNKNOWN if page in range(310, 330) else rank for page, rank in MIXED.items()}
+UNNAMED = {page: RANK_UNKNOWN if page in range(310, 330) or page >= 510 else rank for page, rank in MIXED.items()}
 
 
 def order_of_value() -> None:
@@ -52,6 +52,15 @@ def whole_dumps() -> None:
         must(found == _class_counts(ranks, set(pages)), f"{level.name}: classes are {found}")
 
 
+def scattered_pages() -> None:
+    """Data and zeros that take turns page by page: more runs than a frame can name."""
+    ranks = dict.fromkeys(range(600), 4)
+    for zeros in (frozenset(range(0, 600, 2)), frozenset(range(600)) - frozenset(range(0, 600, 2))):
+        specimen = written(Subject("scattered", ranks, zeros, slots=14))
+        findings, pages = specimen.read(specimen.disk.content)
+        must(findings.verdict == Verdict.COMPLETE and not specimen.wrong_pages(pages), "scattered pages are not whole")
+
+
 def dumps_that_were_cut() -> None:
     """Every number of frames that came: exactly their pages, and the largest level of which none is missing."""
     specimen = written(Subject("cut", MIXED, SOME_ZEROS))
@@ -79,6 +88,7 @@ def small_regions() -> None:
         progress = specimen.write()
         findings, pages = specimen.read(specimen.disk.content)
         must(slot_count(specimen.extents.size_bytes) == slots, f"a region of {slots} slots counts others")
+        must(slot_count(slot_offset_bytes(slots)) == slots - 1, "the last header has no block of its own")
         room = max(0, slots - META_COPIES) * FRAME_PAGES_MAX
         must(len(pages) == min(room, len(MIXED)), f"{slots} slots hold {len(pages)} pages")
         worst = max((MIXED[page] for page in pages), default=0)

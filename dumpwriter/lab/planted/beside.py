@@ -216,13 +216,6 @@ FAULTS = (
         "Only the head of a control block is digested when it is checked.",
     ),
     PlantedFault(
-        "control-block-cut-short",
-        CONTROL,
-        "if not HEAD_SIZE_BYTES <= head.total_size_bytes <= view.nbytes or head.section_count > SECTION_COUNT_MAX:",
-        "if head.section_count > SECTION_COUNT_MAX and not HEAD_SIZE_BYTES:",
-        "A length in a control block that was cut short is trusted.",
-    ),
-    PlantedFault(
         "rehearsal-believes",
         REHEARSAL,
         "    if found != pattern:\n",
