@@ -20,6 +20,7 @@ from dumpwriter.recovery.copies import contents_of
 from dumpwriter.recovery.crashstore import HostStore
 from dumpwriter.recovery.extraction import RegionSource, extract
 from dumpwriter.recovery.founddump import FoundDump, FrameIndex
+from dumpwriter.recovery.offline import may_be_marked
 from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.retention import KEEP_ALL
 from dumpwriter.recovery.scan import Findings, newest_header, read_metadata, recover, recover_scattered
@@ -28,6 +29,8 @@ from dumpwriter.verdict import Verdict
 from tests.builders.seal_reader import SealReader
 from tests.dumping import DumpBench, Pages
 from tests.sealed import PRIVATE_KEYS, sealed_bench
+from vdisk.blockdevice import Layer
+from vdisk.errors import DeviceError
 from vdisk.extent import Run
 from vdisk.layers.mapped import Mapped
 from vdisk.layers.media_faults import MediaFaults
@@ -36,7 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from typing_extensions import Buffer
+
     from dumpwriter.crash.protection import ParitySet
+    from vdisk.blockdevice import BlockDevice
 
 BLOCK, SLOT_BLOCKS, SLOT = 4096, 65, 65 * 4096
 RUN_BLOCKS = 256  # of 1 MiB
@@ -203,7 +209,85 @@ def test_only_what_no_spare_slot_takes_is_lost(parity_percent: int) -> None:
     assert (progress.frames_moved, progress.frames_failed) == (11 - lost, lost)
     assert "medium error" in progress.failure
     found = recover(Mapped(bench.disk, bench.extents), bench.identity, Exactly(bench))
-    assert found.verdict == Verdict.PARTIAL
+    spared_by_parity = lost if parity_percent else 0
+    assert found.frames_rebuilt == spared_by_parity
+    assert found.verdict == (Verdict.COMPLETE if spared_by_parity else Verdict.PARTIAL)
+
+
+def test_parity_has_one_frame_of_each_group_that_no_slot_took() -> None:
+    """Two that follow each other in a group: the first comes back, and the second costs it nothing."""
+    bench = DumpBench(1500, parity_percent=12)
+    (one, *_), job = bench.job().plan.sets, bench.job()
+    bad = refusing(bench, [2, 2 + one.groups, *job.spare_slots])
+    assert bench.write(lambda disk: MediaFaults(disk, lambda: bad)).frames_failed == 2
+    found = recover(Mapped(bench.disk, bench.extents), bench.identity, Exactly(bench))
+    assert (found.verdict, found.frames_rebuilt) == (Verdict.PARTIAL, 1)
+
+
+class FailsOnceAndAgain(Layer):
+    """What is in these runs is read once, and never again."""
+
+    def __init__(self, lower: BlockDevice, runs: Sequence[Run]) -> None:
+        super().__init__(lower)
+        self._runs = runs
+        self._reads = 0
+
+    def read_into(self, offset_bytes: int, buffer: Buffer) -> None:
+        end_bytes = offset_bytes + memoryview(buffer).nbytes
+        if any(
+            offset_bytes < run.physical_bytes + run.length_bytes and run.physical_bytes < end_bytes
+            for run in self._runs
+        ):
+            self._reads += 1
+            if self._reads > 1:
+                raise DeviceError("medium error")
+        self.lower.read_into(offset_bytes, buffer)
+
+
+@pytest.mark.parametrize("which", ["covered", "parity"])
+def test_what_cannot_be_read_for_rebuilding_may_be_read_another_time(which: str) -> None:
+    """So the region is not given up: the frame that is lost may come back yet."""
+    bench = DumpBench(1500, parity_percent=12)
+    bench.write()
+    one = bench.job().plan.sets[0]
+    lost, beside = 3, 3 + one.groups
+    of_parity = next(slot for slot in one.parity_slots if one.group_of(slot) == one.group_of(lost))
+    Mapped(bench.disk, bench.extents).write_from(slot_offset_bytes(lost), bytes(BLOCK))
+    slot = beside if which == "covered" else of_parity
+    failing = FailsOnceAndAgain(bench.disk, list(bench.extents.runs(slot_offset_bytes(slot), BLOCK)))
+    found = recover(Mapped(failing, bench.extents), bench.identity, Exactly(bench))
+    assert (found.verdict, found.reads_failed, may_be_marked(found)) == (Verdict.PARTIAL, 1, False)
+    assert recover(Mapped(bench.disk, bench.extents), bench.identity, Exactly(bench)).verdict == Verdict.COMPLETE
+
+
+class ComesLate(Layer):
+    """Says of each write of many frames that it failed, and does it all the same when all is written."""
+
+    def __init__(self, lower: BlockDevice) -> None:
+        super().__init__(lower)
+        self._late: list[tuple[int, bytes]] = []
+
+    def write_from(self, offset_bytes: int, buffer: Buffer) -> None:
+        content = bytes(buffer)
+        if len(content) > SLOT:
+            self._late.append((offset_bytes, content))
+            raise DeviceError("given up")
+        self.lower.write_from(offset_bytes, content)
+
+    def come(self) -> None:
+        for write in self._late:
+            self.lower.write_from(*write)
+
+
+@pytest.mark.parametrize("name", PRIVATE_KEYS)
+def test_a_sealed_request_that_comes_late_brings_what_parity_covers(name: str) -> None:
+    """A frame that is sealed anew has another nonce, and parity of the one is of no use for the other."""
+    bench = sealed_bench(name, 700, parity_percent=12)
+    late = ComesLate(bench.disk)
+    bench.write(lambda _: late)
+    late.come()
+    Mapped(bench.disk, bench.extents).write_from(slot_offset_bytes(3), bytes(BLOCK))
+    assert recover(Mapped(bench.disk, bench.extents), bench.identity, Pages()).frames_rebuilt == 1
 
 
 def test_without_a_spare_slot_a_frame_that_fails_is_lost() -> None:

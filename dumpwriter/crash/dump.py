@@ -191,35 +191,63 @@ def write_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview,
 
 
 def _write_together(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview, progress: Progress) -> None:
+    slots = [buffer[number * SLOT_SIZE_BYTES : (number + 1) * SLOT_SIZE_BYTES] for number in range(len(frames))]
     try:
-        content = fill_request(job, frames, buffer)
-        job.region.write_from(frames[0].region_offset_bytes, content)
-    except OSError:
-        for frame in frames:
-            _write_alone(job, frame, buffer, progress)
+        contents = fill_request(job, frames, buffer)
+    except OSError:  # of memory: what can be read of it goes out
+        _write_what_can_be_read(job, frames, slots, progress)
         return
-    progress.count_written(frames, content.nbytes)
-    for number, frame in enumerate(frames):
-        start_bytes = number * SLOT_SIZE_BYTES
-        _cover(job, frame, frame.sequence, buffer[start_bytes : start_bytes + frame_size_bytes(job, frame)])
+    size_bytes = (len(frames) - 1) * SLOT_SIZE_BYTES + contents[-1].nbytes
+    try:
+        job.region.write_from(frames[0].region_offset_bytes, buffer[:size_bytes])
+    except DeviceError:
+        for frame, slot, content in zip(frames, slots, contents, strict=True):
+            _write_alone(job, frame, slot, content, progress)
+        return
+    progress.count_written(frames, size_bytes)
+    for frame, content in zip(frames, contents, strict=True):
+        _cover(job, frame, frame.sequence, content)
 
 
-def _write_alone(job: DumpJob, frame: FramePlan, buffer: memoryview, progress: Progress) -> None:
-    """To its own slot, or to the first spare one that takes it."""
-    slot: int | None = frame.sequence
-    failure: OSError | None = None
-    while slot is not None:
+def _write_what_can_be_read(
+    job: DumpJob, frames: Sequence[FramePlan], slots: Sequence[memoryview], progress: Progress
+) -> None:
+    for frame, slot in zip(frames, slots, strict=True):
         try:
-            content = fill_request(job, [frame._replace(sequence=slot)], buffer)
-            job.region.write_from(slot_offset_bytes(slot), content)
-        except OSError as error:
-            failure = failure or error
-            slot = progress.try_spare(job.spare_slots) if isinstance(error, DeviceError) else None
+            content = _fill_slot(job, frame, slot)
+        except OSError as failure:
+            progress.count_failed(failure)
         else:
-            progress.count_written([frame], content.nbytes, moved=int(slot != frame.sequence))
-            _cover(job, frame, slot, content)
-            return
+            _write_alone(job, frame, slot, content, progress)
+
+
+def _write_alone(job: DumpJob, frame: FramePlan, slot: memoryview, content: memoryview, progress: Progress) -> None:
+    """To its own slot, byte for byte as in the request: what was given up may still come, and must be the same."""
+    try:
+        job.region.write_from(frame.region_offset_bytes, content)
+    except DeviceError as failure:
+        _write_further_on(job, frame, slot, progress, failure)
+    else:
+        progress.count_written([frame], content.nbytes)
+        _cover(job, frame, frame.sequence, content)
+
+
+def _write_further_on(
+    job: DumpJob, frame: FramePlan, slot: memoryview, progress: Progress, failure: DeviceError
+) -> None:
+    """To the first spare slot that takes it. Where none does, parity has it, if it has none of its group yet."""
+    while (spare := progress.try_spare(job.spare_slots)) is not None:
+        content = _fill_slot(job, frame._replace(sequence=spare), slot)
+        try:
+            job.region.write_from(slot_offset_bytes(spare), content)
+        except DeviceError:
+            continue
+        progress.count_written([frame], content.nbytes, moved=1)
+        _cover(job, frame, spare, content)
+        return
     progress.count_failed(failure)
+    if job.parity is not None and frame.kind != FrameKind.PARITY:
+        job.parity.cover_lost(frame.sequence, _fill_slot(job, frame, slot))
 
 
 def _cover(job: DumpJob, frame: FramePlan, slot: int, content: memoryview) -> None:
@@ -227,14 +255,15 @@ def _cover(job: DumpJob, frame: FramePlan, slot: int, content: memoryview) -> No
         job.parity.cover(frame.sequence, slot, content)
 
 
-def fill_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview) -> memoryview:
-    """The frames of a request one behind the other, each in its slot; what a short frame leaves of its slot is zero."""
-    end_bytes = 0
+def fill_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview) -> list[memoryview]:
+    """Each frame in its slot, one behind the other; what a short frame leaves of its slot is zero."""
+    contents: list[memoryview] = []
     for number, frame in enumerate(frames):
         slot = buffer[number * SLOT_SIZE_BYTES : (number + 1) * SLOT_SIZE_BYTES]
-        buffer[end_bytes : number * SLOT_SIZE_BYTES] = bytes(number * SLOT_SIZE_BYTES - end_bytes)
-        end_bytes = number * SLOT_SIZE_BYTES + _fill_slot(job, frame, slot).nbytes
-    return buffer[:end_bytes]
+        content = _fill_slot(job, frame, slot)
+        slot[content.nbytes :] = bytes(slot.nbytes - content.nbytes)
+        contents.append(content)
+    return contents
 
 
 def bytes_to_write(job: DumpJob) -> int:

@@ -28,12 +28,14 @@ class SetBuffers:
         self.turn = threading.Lock()
         self.groups = [Accumulator() for _ in range(GROUPS_MAX)]
         self.covers: list[list[int]] = [[] for _ in range(GROUPS_MAX)]
+        self.groups_spent: set[int] = set()
         self.requests_left = 0
 
     def begin(self, requests: int) -> None:
         for accumulator, covers in zip(self.groups, self.covers, strict=True):
             accumulator.clear()
             covers.clear()
+        self.groups_spent.clear()
         self.requests_left = requests
 
 
@@ -48,18 +50,25 @@ class Parity:
 
     def cover(self, planned_slot: int, slot: int, content: memoryview) -> None:
         """Add a frame as it was written, and to which slot. What no set covers is passed over."""
-        own = self._plan.set_of(planned_slot)
-        buffers = self._buffers(own) if own is not None else None
+        own, buffers = self._set_of(planned_slot)
         if own is not None and buffers is not None:
-            group = own.group_of(planned_slot)
             with buffers.turn:
-                buffers.groups[group].add(content)
-                buffers.covers[group].append(slot)
+                _add(buffers, own.group_of(planned_slot), slot, content)
+
+    def cover_lost(self, slot: int, content: memoryview) -> None:
+        """Add a frame that no slot would take, so that it can be rebuilt. A group gives back one frame, not two."""
+        own, buffers = self._set_of(slot)
+        if own is None or buffers is None:
+            return
+        group = own.group_of(slot)
+        with buffers.turn:
+            if group not in buffers.groups_spent:
+                buffers.groups_spent.add(group)
+                _add(buffers, group, slot, content)
 
     def finish(self, frames: Sequence[FramePlan]) -> list[FramePlan]:
         """The parity frames of a set whose last request this was; they are to be written, and then released."""
-        own = self._plan.set_of(frames[0].sequence)
-        buffers = self._buffers(own) if own is not None else None
+        own, buffers = self._set_of(frames[0].sequence)
         if own is None or buffers is None:
             return []
         with buffers.turn:
@@ -79,6 +88,10 @@ class Parity:
             if buffers is not None:
                 self._free.append(buffers)
 
+    def _set_of(self, slot: int) -> tuple[ParitySet | None, SetBuffers | None]:
+        own = self._plan.set_of(slot)
+        return own, self._buffers(own) if own is not None else None
+
     def _buffers(self, own: ParitySet) -> SetBuffers | None:
         """Those of a set, which is begun where it was not."""
         with self._turn:
@@ -94,6 +107,11 @@ class Parity:
         buffers = self._open[number]
         assert buffers is not None
         return buffers.groups[group]
+
+
+def _add(buffers: SetBuffers, group: int, slot: int, content: memoryview) -> None:
+    buffers.groups[group].add(content)
+    buffers.covers[group].append(slot)
 
 
 def _parity_frames(own: ParitySet, buffers: SetBuffers) -> list[FramePlan]:

@@ -5,7 +5,8 @@
 
 So slots that follow each other are of different groups, within a set, from its frames to its parity, and from one set
 to the next. A run of 1 MiB touches five slots at the most, and so no group twice. A dump that is too small for eight
-groups has fewer: what it needs for parity stays in proportion.
+groups has fewer: what it needs for parity stays in proportion. Memory of 16 MiB is often a dump of less, for pages of
+zeros take no room; so all that write 6 MiB and more have groups enough for such a run.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 REQUEST_FRAMES = 8  # one request to the disk: 2 MiB is where a large aligned write reaches full speed
 GROUPS_MAX = 8
 GROUP_FRAMES_MIN = 8  # in a dump that has fewer groups than that
+MEBIBYTE_GROUPS = 5  # which a run of 1 MiB needs
+MEBIBYTE_FRAMES_MIN = 24  # 6 MiB: from here on parity that takes a fifth more is worth it
 NO_PARITY = 0  # percent
 PARITY_PERCENT_MAX = 100
 DEFAULT_PARITY_PERCENT = 6  # a frame for each sixteen or so: docs/DESIGN.md has what it costs
@@ -52,7 +55,7 @@ def parity_sets(frame_count: int, slot_count: int, parity_percent: int) -> tuple
 
     Every set begins with a request. A rest too small to fill each group goes to the set before it.
     """
-    groups = min(GROUPS_MAX, max(1, frame_count // GROUP_FRAMES_MIN))
+    groups = _group_count(frame_count)
     room = max(0, slot_count - frame_count) // groups
     sets: list[ParitySet] = []
     for count in _frame_counts(frame_count, groups, parity_percent):
@@ -60,6 +63,11 @@ def parity_sets(frame_count: int, slot_count: int, parity_percent: int) -> tuple
             first_slot = sets[-1].parity_slots.stop if sets else 0
             sets.append(ParitySet(len(sets), first_slot, count, groups))
     return tuple(sets)
+
+
+def _group_count(frame_count: int) -> int:
+    groups_min = MEBIBYTE_GROUPS if frame_count >= MEBIBYTE_FRAMES_MIN else 1
+    return min(GROUPS_MAX, max(groups_min, frame_count // GROUP_FRAMES_MIN))
 
 
 def parity_slot_count(frame_count: int, parity_percent: int) -> int:

@@ -48,6 +48,7 @@ class Rebuilding:
         self._is_spent = bytearray(count)
         self._parity: list[int] = []
         self._sum = Accumulator()
+        self.reads_failed = 0  # of slots that had been read before
 
     def see(self, sequence: int, slot: Slot) -> None:
         """Slots are to be seen in their order: parity stands behind what it covers."""
@@ -60,11 +61,16 @@ class Rebuilding:
     def rebuilt(self) -> Iterator[Rebuilt]:
         """Each frame that is the only one of its group to be lost. Its content stands until the next is asked for."""
         for sequence in self._parity:
-            parity = self._slots.read(sequence)
+            parity = self._read(sequence)
             lost = self._lost_of(parity.frame) if parity.frame is not None else []
             if len(lost) == 1 and (slot := self._rebuild(lost[0], parity)) is not None:
                 yield Rebuilt(slot, LOST[self._given[lost[0]]])
                 self._given[lost[0]] = WHOLE
+
+    def _read(self, sequence: int) -> Slot:
+        slot = self._slots.read(sequence)
+        self.reads_failed += slot.reads_failed
+        return slot
 
     def _lost_of(self, parity: Frame) -> list[int]:
         """Of the slots that a parity frame names; none where it names what there is not."""
@@ -79,7 +85,7 @@ class Rebuilding:
         made_of = [_payload_places(parity.frame)]
         for sequence in parity.frame.covers:
             if sequence != lost:
-                other = self._slots.read(sequence) if not self._is_spent[sequence] else NOTHING
+                other = self._read(sequence) if not self._is_spent[sequence] else NOTHING
                 self._is_spent[sequence] = True
                 if other.frame is None or other.frame.size_bytes > PARITY_SIZE_BYTES:
                     return None

@@ -153,8 +153,7 @@ def assemble(
         assembly.take(slot)
         if progress is not None:
             progress(sequence + 1, count)
-    for rebuilt in rebuilding.rebuilt():
-        assembly.take_rebuilt(rebuilt)
+    assembly.rebuild(rebuilding)
     return assembly.findings()
 
 
@@ -190,8 +189,7 @@ def recover_scattered(
         rebuilding.see(found.header.sequence, slot)
         assembly.take(slot)
         progress(number, len(frames))
-    for rebuilt in rebuilding.rebuilt():
-        assembly.take_rebuilt(rebuilt)
+    assembly.rebuild(rebuilding)
     return assembly.findings()
 
 
@@ -251,7 +249,13 @@ class _Assembly:
         else:
             self._take_open(slot.frame, slot.content[BLOCK_SIZE_BYTES:])
 
-    def take_rebuilt(self, rebuilt: Rebuilt) -> None:
+    def rebuild(self, rebuilding: Rebuilding) -> None:
+        """Take what can be had of the slots that gave nothing. What cannot be read now may be so another time."""
+        for rebuilt in rebuilding.rebuilt():
+            self._take_rebuilt(rebuilt)
+        self._reads_failed += rebuilding.reads_failed
+
+    def _take_rebuilt(self, rebuilt: Rebuilt) -> None:
         """The frame stands for what its slot gave."""
         self._frames_rebuilt += 1
         self._frames_damaged -= rebuilt.instead.frames_damaged
