@@ -200,8 +200,8 @@ FAULTS = (
     PlantedFault(
         "rebuilding-forgotten",
         SCAN,
-        "    for rebuilt in rebuilding.rebuilt():\n        assembly.take_rebuilt(rebuilt)\n    return assembly.findings()\n\n\ndef read_metadata",
-        "    return assembly.findings()\n\n\ndef read_metadata",
+        "            self._take_rebuilt(rebuilt)",
+        "            pass",
         "Parity is written and never used.",
     ),
     PlantedFault(
