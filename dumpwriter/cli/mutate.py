@@ -24,7 +24,9 @@ from vdisk.errors import GhostdumpError, UsageError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Hunt(NamedTuple):
@@ -81,8 +83,9 @@ def hunts(faults: Iterable[PlantedFault], seconds: int, jobs: int) -> Generator[
             while waiting or running:
                 while waiting and len(running) < jobs:
                     fault = waiting.popleft()
-                    process = _start(fault, seconds)
-                    running[process] = fault
+                    with _undisturbed():
+                        process = _start(fault, seconds)
+                        running[process] = fault
                     ended.register(process.stdout or 0, selectors.EVENT_READ, process)
                 for key, _ in ended.select():
                     ended.unregister(key.fileobj)
@@ -92,6 +95,23 @@ def hunts(faults: Iterable[PlantedFault], seconds: int, jobs: int) -> Generator[
             for process in running:
                 process.kill()
                 process.communicate()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """An interrupt waits for the end of this: no process is begun of which nobody knows.
+
+    To block the signals would not do, for a thread of some library may take them in our stead.
+    """
+    came: list[int] = []
+    handlers = {order: signal.signal(order, lambda number, _: came.append(number)) for order in INTERRUPTS}
+    try:
+        yield
+    finally:
+        for order, handler in handlers.items():
+            signal.signal(order, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _start(fault: PlantedFault, seconds: int) -> subprocess.Popen[str]:
