@@ -77,7 +77,7 @@ def test_where_nothing_is_planted_nothing_is_found() -> None:
 
 
 def test_a_fault_that_is_not_found_in_time_survives_and_fails_the_command() -> None:
-    document = mutated("lab", "mutate", "digest-unchecked", "--seconds", 1, code=1)
+    document = mutated("lab", "mutate", "last-slot-not-read", "--seconds", 1, code=1)
     assert (document["found"], document["score_percent"], document["holds"]) == (0, 0, False)
 
 
@@ -107,6 +107,10 @@ def test_the_page_lists_every_fault() -> None:
     page = (REPOSITORY / "docs" / "planted-faults.md").read_text()
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| `([a-z._]+)` \| (.*?) \|", page, re.MULTILINE)
     assert rows == [(fault.name, fault.module, fault.breaks) for fault in FAULTS.values()], "run make mutants"
+
+
+def test_a_control_that_is_not_through_proves_nothing() -> None:
+    assert not mutated("lab", "mutate", CONTROL.name, "--seconds", 1, code=1)["holds"]
 
 
 @pytest.mark.slow

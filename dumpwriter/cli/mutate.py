@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+OUT_OF_TIME = "the time was over before all experiments were through"
 
 
 class Hunt(NamedTuple):
@@ -40,7 +41,7 @@ class Hunt(NamedTuple):
     @property
     def is_as_it_should_be(self) -> bool:
         """The control must survive, and nothing else may."""
-        return bool(self.experiment) != (self.fault is CONTROL)
+        return self.what == "" if self.fault is CONTROL else bool(self.experiment)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -123,7 +124,7 @@ def _start(fault: PlantedFault, seconds: int) -> subprocess.Popen[str]:
 def _result(fault: PlantedFault, process: subprocess.Popen[str], seconds: int) -> Hunt:
     told, complaint = process.communicate()
     if process.returncode == -signal.SIGXCPU:
-        return Hunt(fault, "", "", seconds)
+        return Hunt(fault, "", OUT_OF_TIME, seconds)
     if process.returncode:
         why = complaint.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
         raise GhostdumpError(f"the hunt for {fault.name} failed: {why[0]}")
@@ -151,7 +152,8 @@ def _line(result: Hunt) -> str:
 
 
 def _survivor(result: Hunt) -> str:
-    return "nothing found, as it should be" if result.fault is CONTROL else "SURVIVED"
+    verdict = "nothing found" if result.fault is CONTROL else "SURVIVED"
+    return f"{verdict}: {result.what}" if result.what else verdict
 
 
 def _counts(results: Sequence[Hunt]) -> tuple[int, int, float]:

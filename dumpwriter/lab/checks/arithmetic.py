@@ -66,7 +66,9 @@ def extents() -> None:
     places = [extent.physical_bytes + at for extent in mapped.extents for at in range(extent.length_bytes)]
     edges = [at + off for at in range(0, mapped.size_bytes + 1, BLOCK_SIZE_BYTES) for off in (-512, 0, 512)]
     for start, end in itertools.combinations([edge for edge in edges if 0 <= edge <= mapped.size_bytes], 2):
-        found = [place for run in mapped.runs(start, end - start) for place in range(*_range_of(run))]
+        runs = list(mapped.runs(start, end - start))
+        must(all(run.length_bytes for run in runs), f"bytes {start} to {end} of a file have a piece without length")
+        found = [place for run in runs for place in range(*_range_of(run))]
         must(found == places[start:end], f"bytes {start} to {end} of a file are looked for in wrong places")
     for outside in ((-512, 512), (mapped.size_bytes, 512), (0, mapped.size_bytes + 512)):
         must(_is_refused(partial(_listed, mapped, *outside), ValueError), f"{outside} is taken")

@@ -86,20 +86,30 @@ def carving_past_bad_blocks() -> None:
             must(set(sink.pages) == set(PLAIN.ranks) - pages_in(frame.runs), "a bad block costs another frame")
 
 
+def carved_frames_that_changed() -> None:
+    """A header block that is true before a payload that is not: the search sees only the first."""
+    specimen = written(PLAIN)
+    frame = specimen.job().plan.frames[1]
+    _, pages = _carved(_with_slot(specimen, 1, _flipped(slot_of(specimen, 1))))
+    must(set(pages) == set(PLAIN.ranks) - pages_in(frame.runs), "a carved frame with another payload is believed")
+
+
 def files_of_frames() -> None:
     """Frames one behind the other, with rubbish between them, cut short, and with one of them damaged."""
     specimen = written(PLAIN)
     frames = specimen.job().plan.frames
     pieces = [_frame(specimen, frame.sequence) for frame in frames]
+    behind = {page for frame in frames[3:] for page in pages_in(frame.runs)}
     whole = b"".join(piece + b"\xdb" * 4096 * (number % 3) for number, piece in enumerate(pieces))
     for what, content, lost in (
         ("whole", whole, set[int]()),
-        ("cut short", b"".join(pieces)[: -len(pieces[-1]) - 4096], pages_in(frames[-2].runs)),
+        ("cut short", b"".join(pieces)[: sum(map(len, pieces[:3])) - 4096], pages_in(frames[2].runs) | behind),
         ("turned round", b"".join(reversed(pieces)), set[int]()),
         ("damaged", b"".join(pieces).replace(pieces[2], pieces[2][:-1] + b"!"), pages_in(frames[2].runs)),
     ):
         sink = Pages()
-        recover_one_behind_the_other(disk_of(content), specimen.identity, None, sink, _nobody)
+        findings = recover_one_behind_the_other(disk_of(content), specimen.identity, None, sink, _nobody)
+        must(not findings.reads_failed, f"a file of frames, {what}: read where nothing is")
         must(set(sink.pages) == set(PLAIN.ranks) - lost, f"a file of frames, {what}: other pages")
         must(not specimen.wrong_pages(sink.pages), f"a file of frames, {what}: wrong pages")
 
@@ -114,14 +124,17 @@ def dumps_read_here_and_there() -> None:
             dump.read_into(page, buffer)
             expected = b"".join(SUBJECT.page(page + at) for at in range(buffer.nbytes // 4096))
             must(bytes(buffer) == expected, f"page {page} is read wrong")
-    changed = _with_slot(specimen, 1, slot_of(written(SUBJECT._replace(name="other")), 1))
-    dump = _found(specimen, bytes(specimen.disk.content), changed)
-    is_refused = False
+    for changed in (slot_of(written(SUBJECT._replace(name="other")), 1), _flipped(slot_of(specimen, 1))):
+        dump = _found(specimen, bytes(specimen.disk.content), _with_slot(specimen, 1, changed))
+        must(_is_refused(dump, 5), "a page is given of a frame that is not any more what was found")
+
+
+def _is_refused(dump: FoundDump, page: int) -> bool:
     try:
-        dump.read_into(5, memoryview(bytearray(4096)))
+        dump.read_into(page, memoryview(bytearray(4096)))
     except RecoveryError:
-        is_refused = True
-    must(is_refused, "a page is given of a frame that is not any more what was found")
+        return True
+    return False
 
 
 def _found(specimen: Specimen, content: bytes, now: bytes) -> FoundDump:
@@ -137,6 +150,13 @@ def _carved(content: bytes) -> tuple[Findings, dict[int, bytes]]:
     must(found is not None, "no frame is found")
     assert found is not None
     return recover_scattered(disk, *found, sink, _nobody), sink.pages
+
+
+def _flipped(slot: bytes) -> bytes:
+    """With one bit of the payload wrong."""
+    made = bytearray(slot)
+    made[BLOCK_SIZE_BYTES + 20_000] ^= 1
+    return bytes(made)
 
 
 def _frame(specimen: Specimen, sequence: int) -> bytes:

@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING
 
 import blake3
 
-from dumpwriter.formats.region import SLOT_SIZE_BYTES, FrameKind, SecondaryState
+from dumpwriter.formats.region import (
+    COVERED_PAGES_MAX,
+    PAGE_SIZE_BYTES,
+    SECONDARY_PIECE,
+    SLOT_SIZE_BYTES,
+    FrameKind,
+    SecondaryPiece,
+    SecondaryState,
+)
 from dumpwriter.frames import slot_offset_bytes
 from dumpwriter.lab.chance import CaseKey, Chance
+from dumpwriter.lab.checks.forgery import with_digest
 from dumpwriter.lab.checks.refuted import RefutedError, must
 from dumpwriter.lab.checks.specimen import Specimen, Subject, disk_of, pages_in, written
 from dumpwriter.recovery.blobs import LOST, TORN, BlobAssembly
@@ -50,6 +59,25 @@ def lost_frames() -> None:
         must((findings.verdict == Verdict.COMPLETE) == (not missing), f"without slots {lost}: {findings.verdict}")
         if not missing:
             must(findings.reason == Reason.WHOLE, f"without slots {lost}: {findings.reason}")
+
+
+def damaged_frames() -> None:
+    """One that is damaged is rebuilt and counts no more as damaged; by a parity that is false none is rebuilt."""
+    specimen = written(COVERED)
+    damaged = bytearray(_slot(specimen, 2))
+    damaged[30_000] ^= 1
+    findings, pages = specimen.read(_with_slot(specimen, 2, bytes(damaged)))
+    counts = findings.frames_damaged, findings.reads_failed, findings.frames_rebuilt
+    must(findings.verdict == Verdict.COMPLETE and counts == (0, 0, 1), f"a frame that was rebuilt counts as {counts}")
+    must(not specimen.wrong_pages(pages), "a frame was rebuilt wrong")
+    one = specimen.job().plan.sets[0]
+    (parity,) = [slot for slot in one.parity_slots if one.group_of(slot) == one.group_of(2)]
+    false = bytearray(_slot(specimen, parity))
+    false[2 * 4096 + 20_000] ^= 1  # behind the header block of what is rebuilt by it
+    disk = _with_slot(specimen, parity, with_digest(bytes(false)), _without(specimen, [2]))
+    findings, pages = specimen.read(disk)
+    must(not specimen.wrong_pages(pages), "what a false parity frame makes is believed")
+    must(findings.verdict == Verdict.PARTIAL, "a false parity frame makes a dump whole")
 
 
 def secondary_data() -> None:
@@ -106,6 +134,12 @@ def payloads_that_cannot_be() -> None:
     must(_is_refused([cut]), "a piece that ends behind its frame is taken")
     must(_is_refused([_payload({f"n{number}": b"x"}) for number in range(33)]), "33 blobs are taken")
     must(not _is_refused([_payload({f"n{number}": b"x"}) for number in range(32)]), "32 blobs are refused")
+    sizes = [payload_size_bytes(pieces) for pieces in pack([Blob("large", 1 << 20, bytes(32), 0)])]
+    must(max(sizes) == COVERED_PAGES_MAX * PAGE_SIZE_BYTES, f"frames of secondary data take {sizes} bytes")
+    overlapping = b"".join(SECONDARY_PIECE.pack(SecondaryPiece(b"one", 16, offset, 8)) + bytes(8) for offset in (0, 4))
+    assembly = BlobAssembly()
+    assembly.take(overlapping.ljust(4096, b"\0"))
+    must(not assembly.outcome([]).found, "pieces that do not follow each other are joined")
     quarter = bytes(1 << 17)
     must(not _is_refused([_payload({f"n{number}": quarter}) for number in range(8)]), "1 MiB of blobs is refused")
     must(_is_refused([_payload({f"n{number}": quarter}) for number in range(9)]), "more than 1 MiB of blobs is taken")
@@ -141,6 +175,16 @@ def _payload(blobs: dict[str, bytes]) -> bytes:
 
 def _digest(content: bytes) -> bytes:
     return blake3.blake3(content).digest()
+
+
+def _slot(specimen: Specimen, slot: int) -> bytes:
+    return Mapped(specimen.disk, specimen.extents).read(slot_offset_bytes(slot), SLOT_SIZE_BYTES)
+
+
+def _with_slot(specimen: Specimen, slot: int, content: bytes, disk: bytes = b"") -> bytes:
+    made = disk_of(disk or specimen.disk.content)
+    Mapped(made, specimen.extents).write_from(slot_offset_bytes(slot), content)
+    return bytes(made.content)
 
 
 def _without(specimen: Specimen, slots: Iterable[int]) -> bytes:

@@ -26,6 +26,7 @@ from dumpwriter.formats.region import (
 )
 from dumpwriter.frames import DumpIdentity, slot_offset_bytes
 from dumpwriter.lab.chance import CaseKey, Chance
+from dumpwriter.lab.checks.refuted import must
 from dumpwriter.levels import RANK_UNKNOWN
 from dumpwriter.memory.physical import MemoryRun
 from dumpwriter.metadata import Metadata, encode_metadata
@@ -95,6 +96,7 @@ class Pages:
     def data(self, first_page: int, content: memoryview) -> None:
         for start_bytes in range(0, content.nbytes, PAGE_SIZE_BYTES):
             page = first_page + start_bytes // PAGE_SIZE_BYTES
+            must(page not in self.pages, f"page {page} is handed over twice")
             self.pages[page] = bytes(content[start_bytes : start_bytes + PAGE_SIZE_BYTES])
 
     def zeros(self, run: PageRun) -> None:

@@ -85,6 +85,17 @@ def frames_that_moved() -> None:
         must(set(sink.pages) == stayed, f"with piece {moved} elsewhere, other frames are believed")
 
 
+def pages_that_come_twice() -> None:
+    """A true frame that claims the pages of the one behind it: whichever comes first, none is handed over twice."""
+    specimen = written(SUBJECT)
+    parts, (behind,) = (parts_of(slot_of(specimen, FRAME)), specimen.job().plan.frames[FRAME + 1].runs)
+    count = len(parts.payload) // BLOCK_SIZE_BYTES
+    for first_page in (behind.first_page, behind.first_page + 1, behind.first_page - 1):
+        slot = forged(parts.holding([PageRun(first_page, count)]))
+        findings, pages = specimen.read(_with_slot(specimen, FRAME, slot))
+        must(pages_in(findings.present) == set(pages), "other pages are given than are said to be there")
+
+
 def frames_that_cannot_be() -> None:
     """Frames that prove true, as a broken writer makes them, and say what no frame can say: none is taken for one."""
     specimen = written(SUBJECT)

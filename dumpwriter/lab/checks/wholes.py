@@ -5,11 +5,22 @@ from __future__ import annotations
 import itertools
 
 from dumpwriter.crash.plan import META_COPIES, region_size_bytes
-from dumpwriter.formats.region import FRAME_PAGES_MAX, PAGE_SIZE_BYTES, DumpLevel, FrameKind
+from dumpwriter.formats.region import (
+    FRAME_PAGES_MAX,
+    PAGE_SIZE_BYTES,
+    ClassRunRecord,
+    DumpLevel,
+    FrameKind,
+    MemoryRangeRecord,
+    PageRun,
+)
 from dumpwriter.frames import slot_count, slot_offset_bytes
 from dumpwriter.lab.checks.refuted import must
 from dumpwriter.lab.checks.specimen import Specimen, Subject, pages_in, written
 from dumpwriter.levels import RANK_UNKNOWN
+from dumpwriter.metadata import Metadata
+from dumpwriter.recovery.judgement import Evidence, judge
+from dumpwriter.recovery.pageset import PageSet
 from dumpwriter.verdict import Reason, Verdict
 
 LAST_CLASS = {DumpLevel.SMALL: 3, DumpLevel.KERNEL: 4, DumpLevel.ACTIVE: 5}  # as docs/FORMAT.md has it
@@ -77,7 +88,19 @@ def dumps_that_were_cut() -> None:
         must(set(pages) == there and not specimen.wrong_pages(pages), f"{count} frames give other pages")
         missing = set(MIXED) - there if count else set()
         must(pages_in(findings.judgement.missing) == missing, f"{count} frames lack other pages than are named")
+        must(not findings.judgement.left_out, f"{count} frames: what is missing is said to be left out")
         must(findings.judgement.level_held == _largest_level(there) or not count, f"{count} frames hold another level")
+
+
+def classes_beside_memory() -> None:
+    """Classes may name pages that memory does not have: nobody counts them, or asks for them."""
+    named = (ClassRunRecord(1, 0, 10), ClassRunRecord(4, 20, 5))
+    metadata = Metadata(b"", (MemoryRangeRecord(8192, 4 * PAGE_SIZE_BYTES),), "check", DumpLevel.KERNEL, named)
+    there = PageSet.of([PageRun(2, 4)])
+    judgement = judge(Evidence(None, metadata, 4, there, frames_damaged=0, reads_failed=0))
+    counts = [(row.page_class, row.pages_total, row.pages_present) for row in judgement.classes]
+    must(counts == [(1, 4, 4)], f"pages beside memory are counted in their classes: {counts}")
+    must(judgement.verdict == Verdict.COMPLETE, "pages beside memory are asked for")
 
 
 def small_regions() -> None:

@@ -68,8 +68,8 @@ FAULTS = (
         "class-run-off-by-one",
         PLAN,
         "current.first_page + current.page_count <= page:",
-        "current.first_page + current.page_count < page:",
-        "The page behind a class is looked for in it.",
+        "current.first_page + current.page_count <= page + 1:",
+        "The last page of a class is taken for one of the next.",
     ),
     PlantedFault(
         "zeros-read-as-data",

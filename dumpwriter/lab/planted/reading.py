@@ -271,8 +271,8 @@ FAULTS = (
         "carved-frames-one-too-few",
         CARVING,
         "        position = content.find(FRAME_MAGIC, position + 1)\n",
-        "        position = content.find(FRAME_MAGIC, position + 2 * BLOCK_SIZE_BYTES)\n",
-        "A frame right behind a short one is passed over.",
+        "        position = content.find(FRAME_MAGIC, position + 66 * BLOCK_SIZE_BYTES)\n",
+        "A frame in the slot right behind another is passed over.",
     ),
     PlantedFault(
         "found-page-off-by-one",
