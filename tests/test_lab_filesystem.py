@@ -247,6 +247,7 @@ def test_a_script_that_fails_is_shrunk(monkeypatch: pytest.MonkeyPatch, capsys: 
     [
         (["write a"], "'write a' is not an operation"),
         (["write a 0 x"], "'x' is not a number"),
+        (["create ../a"], "'../a' is not a path for a script"),
         (["--case", "files:0"], "is not a case"),
         (["--case", "files:0:ffff"], "no such writes in flight"),
         (["--case", "files:0:1:1:1"], "no such writes in flight"),

@@ -189,6 +189,18 @@ def test_every_state_is_checked_once_and_on_a_disk_of_its_own() -> None:
     assert {content[::SECTOR] for content, _ in seen} == {b"\0\0\0", b"\1\0\0", b"\1\2\0", b"\1\2\3"}
 
 
+def test_a_write_of_nothing_is_none() -> None:
+    def write(disk: BlockDevice, promise: Callable[[object], None]) -> None:
+        disk.write_from(0, b"")
+        disk.write_from(0, b"x" * 512)
+        disk.flush()
+        promise(1)
+
+    trial = Trial(write, lambda disk, promised: None, size_bytes=4096)
+    assert trial.prove() == 3
+    trial.run(seed=1, cases=200)
+
+
 def test_what_cannot_be_tried_is_refused() -> None:
     numbers = itertools.count()
 

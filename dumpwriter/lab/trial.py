@@ -36,6 +36,8 @@ from vdisk.memorydisk import MemoryDisk
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
+    from typing_extensions import Buffer
+
     from dumpwriter.lab.enumeration import Cut
     from dumpwriter.lab.recording import Around
     from vdisk.layers.trace import Event
@@ -155,7 +157,7 @@ class Trial:
     def _run(self, around: Around) -> _Run:
         trace: list[Event] = []
         promises: list[tuple[int, object]] = []
-        disk = _DiscardsByZeros(around(Trace(MemoryDisk(len(self._before), self._before), trace.append)))
+        disk = _ByWrites(around(Trace(MemoryDisk(len(self._before), self._before), trace.append)))
         try:
             self._write(disk, lambda promised: promises.append((len(trace), promised)))
         except Exception as failure:
@@ -190,8 +192,12 @@ class _Run(NamedTuple):
         return tuple(promised for done, promised in self.promises if done <= operation)
 
 
-class _DiscardsByZeros(Layer):
-    """A discard is as a write of zeros: it comes, is lost or is torn like one."""
+class _ByWrites(Layer):
+    """A discard is as a write of zeros: it comes, is lost or is torn like one. A write of nothing is none."""
+
+    def write_from(self, offset_bytes: int, buffer: Buffer) -> None:
+        if memoryview(buffer).nbytes:
+            self.lower.write_from(offset_bytes, buffer)
 
     def discard(self, offset_bytes: int, length_bytes: int) -> None:
         self.write_from(offset_bytes, bytes(length_bytes))
