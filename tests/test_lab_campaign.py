@@ -295,3 +295,11 @@ def test_a_job_that_is_killed_ends_it_in_one_line(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert err.count("\n") == 1
     assert "a job came to a sudden end" in err
+
+
+def test_a_program_is_told_what_the_host_refused(tmp_path: Path) -> None:
+    arguments = [COMMAND, "lab", "merge", str(tmp_path / "nothing"), "--json"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["exit_code"]) == (1, 1)
+    assert said["error"].endswith("nothing: No such file or directory")

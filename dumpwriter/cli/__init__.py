@@ -41,9 +41,11 @@ def _run(arguments: Sequence[str]) -> int:
         _drop_output()  # the reader has gone; so has the message
         return FAILED_EXIT_CODE
     except OSError as error:
-        _drop_output()
         place = f"{error.filename}: " if error.filename else ""
-        return _fail(arguments, f"{place}{error.strerror or error}", FAILED_EXIT_CODE)
+        try:
+            return _fail(arguments, f"{place}{error.strerror or error}", FAILED_EXIT_CODE)
+        finally:
+            _drop_output()  # it may be what failed: what still stands in its buffer would fail once more
     return code
 
 
@@ -60,13 +62,15 @@ def _carry_out(arguments: Sequence[str]) -> int:
 
 
 def _fail(arguments: Sequence[str], reason: str, code: int) -> int:
-    """One line for people; with --json, a document for programs too."""
+    """One line for people; with --json, a document for programs too, where they can be reached."""
     from dumpwriter.printable import printable
 
     if "--json" in arguments:
+        import contextlib
         import json
 
-        print(json.dumps({"error": reason, "exit_code": code}))
+        with contextlib.suppress(OSError):
+            print(json.dumps({"error": reason, "exit_code": code}), flush=True)
     return _complain(printable(reason), code)
 
 
