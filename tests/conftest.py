@@ -36,6 +36,15 @@ def interrupts_arrive() -> None:
 
 
 @pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """The command line takes signals for itself, as a process may; some tests call it in theirs."""
+    before = {order: signal.getsignal(order) for order in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for order, handler in before.items():
+        signal.signal(order, handler)
+
+
+@pytest.fixture(autouse=True)
 def nothing_left_behind(run_home: leaks.Home, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[None]:
     """Set up before every other fixture of the test, so that it looks after all of them are torn down.
 

@@ -65,7 +65,9 @@ def damage_code(machine: Machine, rank: int) -> None:
     places = process_memory.find(pid, dump._write_alone.__code__.co_code)
     assert places
     for place in places:
-        process_memory.flip(pid, place + 20)
+        process_memory.flip(
+            pid, place + 2
+        )  # the first instruction that does something, and none of the caches behind others
 
 
 DAMAGES = [damage_image, damage_extents, damage_code]
