@@ -1,4 +1,4 @@
-"""`kill -9` at random moments of boot, run, dump and recovery: a dozen always, 200 with `make prove`.
+"""`kill -9` at random moments of boot, run, dump and recovery: eight always, 200 with `make prove`.
 
 Another choice of moments: GHOSTDUMP_KILLS_SEED=n. A failure names its moment, which follows from the seed.
 """
@@ -38,8 +38,8 @@ def test_the_moments_follow_from_the_seed_and_reach_everything() -> None:
     }
 
 
-def test_a_dozen_kills_at_random_moments_cost_nothing_that_was_safe(machine: Machine) -> None:
-    kill_again_and_again(machine, range(12))
+def test_eight_kills_at_random_moments_cost_nothing_that_was_safe(machine: Machine) -> None:
+    kill_again_and_again(machine, range(8))
 
 
 @pytest.mark.slow
