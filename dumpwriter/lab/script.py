@@ -128,18 +128,19 @@ def _parse(words: list[str]) -> Iterator[Operation]:
     shape = Shape(1, 1) if verb in MANY else VERBS.get(verb)
     if shape is None or len(arguments) != sum(shape):
         raise UsageError(f"{' '.join(words)!r} is not an operation; give VERB PATH… NUMBER…, the verb of {_verbs()}")
-    paths = tuple(map(_path, arguments[: shape.paths]))
+    for word in arguments[: 1 if verb == "symlink" else shape.paths]:  # where a link leads may be anywhere
+        _check_path(word)
+    paths = tuple(path.encode() for path in arguments[: shape.paths])
     numbers = tuple(map(_number, arguments[shape.paths :]))
     if verb in MANY:
         return MANY[verb](paths[0], min(numbers[0], 999))
     return iter([Operation(verb, paths, numbers)])
 
 
-def _path(word: str) -> bytes:
+def _check_path(word: str) -> None:
     """From the root of the filesystem: what leads elsewhere would be looked for under another name than its own."""
     if {".", ".."} & set(word.split("/")):
         raise UsageError(f"{word!r} is not a path for a script: leave . and .. out of it")
-    return word.encode()
 
 
 def _number(word: str) -> int:
