@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import signal
 import sys
 import time
 from collections import Counter
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dumpwriter.campaign.build import build_digest
 from dumpwriter.campaign.jobs import judge_all
 from dumpwriter.campaign.store import Store
 from dumpwriter.cli import FAILED_EXIT_CODE, INTERRUPTED_EXIT_CODE
+from dumpwriter.cli.findings import print_findings, versions
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import print_json
-from dumpwriter.formats.region import VERSION
 from dumpwriter.lab.shard import Campaign, Part, Shard, cut, left_of, together
 from dumpwriter.verdict import Verdict
 from vdisk.errors import CampaignError
@@ -43,10 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     left = left_of(wanted, total.parts)
     if arguments.json:
         facts = {"first": wanted.first, **effort._asdict(), "left": [_as_arguments(part) for part in left]}
-        print_json(_document(total) | facts | {"versions": _versions()})
+        print_json(_document(total) | facts | {"versions": versions()})
     else:
         print(f"{_headline(total)}; {effort}")
-        _print_findings(total)
+        print_findings(total.counts)
         for part in left:
             print("  left: --first {first} --cases {cases}".format(**_as_arguments(part)))
     if not total.holds:
@@ -103,7 +101,7 @@ def run_merge(arguments: argparse.Namespace) -> int:
     else:
         for total in totals:
             print(f"{_headline(total)}, build {total.campaign.build[:16]}")
-            _print_findings(total)
+            print_findings(total.counts)
         wrong_bytes = sum(total.counts.wrong_bytes for total in totals)
         print(f"{sum(total.cases for total in totals)} cases in all; {wrong_bytes} wrong bytes")
     return 0 if all(total.holds for total in totals) else FAILED_EXIT_CODE
@@ -136,19 +134,6 @@ def _headline(total: Total) -> str:
     return f"{scenario}: cases {cases} of seed {seed}; {counts.wrong_bytes} wrong bytes"
 
 
-def _print_findings(total: Total) -> None:
-    counts = total.counts
-    for verdict, count in counts.verdicts.items():
-        print(f"  {verdict:<9}{count:>9}")
-    for example in counts.examples:
-        print(f"  {example}")
-    if counts.disagreements:
-        print(f"  {counts.disagreements} disagreements in all")
-    if counts.strays:
-        print(f"  the writer left the region's extents {counts.strays} times")
-    print(f"  verdicts {counts.verdict_digest}")
-
-
 def _as_arguments(part: Part) -> dict[str, int]:
     return {"first": part.first, "cases": part.end - part.first}
 
@@ -157,7 +142,3 @@ def _document(total: Total) -> dict[str, Any]:
     parts = [part._asdict() for part in total.parts]
     facts = {"cases": total.cases, "parts": parts, "holds": total.holds}
     return total.campaign._asdict() | facts | total.counts._asdict()
-
-
-def _versions() -> dict[str, Any]:
-    return {"ghostdump": version("ghostdump"), "format": VERSION, "python": platform.python_version()}

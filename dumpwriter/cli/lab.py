@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from dumpwriter.cli import FAILED_EXIT_CODE
+from dumpwriter.cli.findings import print_findings, versions
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import print_json
-from dumpwriter.formats.region import VERSION
 from dumpwriter.lab.judging import Recovery
 from dumpwriter.lab.proof import prove
 from dumpwriter.lab.scenario import SCENARIOS
@@ -36,7 +34,7 @@ def run_prove(arguments: argparse.Namespace) -> int:
             f"{certificate.scenario}: {certificate.states} states of {certificate.states_expected}, up to "
             f"{widest.writes} writes of {widest.sectors} sectors in flight; {certificate.wrong_bytes} wrong bytes"
         )
-        _print_findings(certificate)
+        print_findings(certificate)
         print(f"  trace    {certificate.trace_digest}")
         if certificate.premature:
             print(f"  {certificate.premature} states say that the dump was written to its end, and it was not")
@@ -50,17 +48,5 @@ def _document(certificate: Certificate, *without: str) -> dict[str, Any]:
     return facts | {
         "examples": [str(example) for example in certificate.examples],
         "holds": certificate.holds,
-        "versions": {"ghostdump": version("ghostdump"), "format": VERSION, "python": platform.python_version()},
+        "versions": versions(),
     }
-
-
-def _print_findings(certificate: Certificate) -> None:
-    for verdict, count in certificate.verdicts.items():
-        print(f"  {verdict:<9}{count:>9}")
-    for example in certificate.examples:
-        print(f"  {example}")
-    if certificate.disagreements:
-        print(f"  {certificate.disagreements} disagreements in all")
-    if certificate.strays:
-        print(f"  the writer left the region's extents {certificate.strays} times")
-    print(f"  verdicts {certificate.verdict_digest}")

@@ -1,0 +1,29 @@
+"""What the laboratory found, as every experiment over worlds tells it: verdicts, examples, and by what it was found."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from dumpwriter.formats.region import VERSION
+
+if TYPE_CHECKING:
+    from dumpwriter.lab.proof import Certificate
+    from dumpwriter.lab.shard import Counts
+
+
+def print_findings(found: Certificate | Counts) -> None:
+    for verdict, count in found.verdicts.items():
+        print(f"  {verdict:<9}{count:>9}")
+    for example in found.examples:
+        print(f"  {example}")
+    if found.disagreements:
+        print(f"  {found.disagreements} disagreements in all")
+    if found.strays:
+        print(f"  the writer left the region's extents {found.strays} times")
+    print(f"  verdicts {found.verdict_digest}")
+
+
+def versions() -> dict[str, str | int]:
+    return {"ghostdump": version("ghostdump"), "format": VERSION, "python": platform.python_version()}
