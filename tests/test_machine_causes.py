@@ -11,15 +11,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dumpwriter import runtime
+from dumpwriter.crash import dump
+from dumpwriter.crash.dump import Progress
+from dumpwriter.crash.protection import DEFAULT_PARITY_PERCENT
 from dumpwriter.formats.runtime import FaultState, Register
 from dumpwriter.machine.causes import CAUSES, Cause
 from dumpwriter.machine.corruption import CORRUPTIONS
 from dumpwriter.machine.faults import ACTS, HARDWARE
 from dumpwriter.machine.memorylimit import INTERFACES
+from dumpwriter.recovery.scan import recover
 from dumpwriter.verdict import Verdict
 from tests.builders.elf_reader import ElfCoreFile
+from tests.dumping import DumpBench, Pages
 from tests.machines import COMMAND, Machine
 from tests.mounting import wait_until
+from vdisk.controller import CACHE_SIZE_BYTES
+from vdisk.layers.mapped import Mapped
+from vdisk.layers.volatile_cache import VolatileCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,6 +164,21 @@ def must_leave_what_is_promised(disk: Disk, cause: Cause) -> None:
         kind, text = RECORDED.get(cause.name, (BUGCHECK, ""))
         assert report["cause"] == kind
         assert text in report["bugcheck"]["text"]
+
+
+def test_a_lost_cache_costs_pages_whatever_request_came_last() -> None:
+    """A set's parity goes out behind its last request, which may be any: were it all that is held, nothing was lost."""
+    bench = DumpBench(5 * PAGES // 4, pieces=1, classes=1, parity_percent=DEFAULT_PARITY_PERCENT)
+    job, progress = bench.job(), Progress()
+    cache = VolatileCache(job.region, CACHE_SIZE_BYTES)
+    job = job._replace(region=cache)
+    dump.begin(job, progress)
+    *others, last = job.plan.requests()
+    for request in (last, *others):
+        dump.write_request(job, request, memoryview(bytearray(dump.REQUEST_BUFFER_SIZE_BYTES)), progress)
+    cache.drop()
+    found = recover(Mapped(bench.disk, bench.extents), bench.identity, Pages())
+    assert (found.verdict, found.frames_damaged, found.pages_present < PAGES) == (Verdict.PARTIAL, 0, True)
 
 
 def test_the_power_goes_in_the_middle_of_the_dump(disk: Disk) -> None:

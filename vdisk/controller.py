@@ -61,7 +61,7 @@ TRANSITIONS: dict[tuple[int, Order], Mode] = {
 ALWAYS = {Order.RESET: Mode.RESET, Order.POWER_OFF: Mode.OFF}
 
 TRANSFER_SIZE_BYTES_MAX = 4 << 20
-CACHE_SIZE_BYTES = 4 << 20
+CACHE_SIZE_BYTES = 8 << 20  # more than the writes in flight at the end of a dump: what it loses hurts
 POLL_SECONDS = 0.001
 
 
