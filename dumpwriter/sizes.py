@@ -10,6 +10,7 @@ from vdisk.errors import UsageError
 SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 DUMP_LEVEL_MAX = 31
 SECONDS_MAX = 366 * 86400
+NUMBER_MAX = (1 << 63) - 1  # what every reader of JSON has room for
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?) ?(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
 
@@ -29,6 +30,15 @@ def parse_count(text: str) -> int:
     """A whole number from 1 on. Raises `UsageError`."""
     if not (text.isascii() and text.isdigit()) or not int(text):
         raise UsageError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def parse_number(text: str) -> int:
+    """A whole number from 0 to `NUMBER_MAX`. Raises `UsageError`."""
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"{text!r} is not a number from 0 on")
+    if len(text) > len(str(NUMBER_MAX)) or int(text) > NUMBER_MAX:
+        raise UsageError(f"{text} is more than {NUMBER_MAX}")
     return int(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -19,12 +20,13 @@ from dumpwriter import cli
 from dumpwriter.campaign.build import ROOT, SOURCES, build_digest
 from dumpwriter.campaign.document import decode, encode
 from dumpwriter.campaign.jobs import bench_of
+from dumpwriter.campaign.store import Store
 from dumpwriter.cli import campaign as command
 from dumpwriter.lab import shard as shards
 from dumpwriter.lab.campaign import run_cases
 from dumpwriter.lab.judging import Recovery
 from dumpwriter.lab.scenario import SCENARIOS
-from dumpwriter.lab.shard import Campaign, Judged, Part, Shard, cut, judge, left_of, together
+from dumpwriter.lab.shard import Campaign, Counts, Judged, Part, Shard, apart, cut, judge, left_of, together
 from dumpwriter.lab.world import build_world
 from dumpwriter.verdict import Verdict
 from tests.machines import COMMAND
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HERE = Campaign("b" * 64, "zeros", 5)
+NOTHING = Counts((), 0, 0, 0, {}, {}, (), "00" * 32)
 
 
 def never() -> bool:
@@ -72,7 +75,13 @@ def test_shards_are_cut_where_every_command_cuts(wanted: list[Part]) -> None:
 def test_the_shards_find_together_what_one_run_finds(judged: dict[Part, Judged]) -> None:
     world = build_world(SCENARIOS["zeros"])
     whole = run_cases(world, [Recovery(world)], HERE.seed, range(300))
-    for chosen in ([(0, 300)], [(200, 300), (0, 120), (120, 200)], [(0, 120), (0, 300), (40, 80), (0, 120)]):
+    for chosen in (
+        [(0, 300)],
+        [(200, 300), (0, 120), (120, 200)],
+        [(0, 120), (0, 300), (40, 80), (0, 120)],
+        [(100, 130), (0, 120), (120, 200), (200, 300)],
+        [(0, 120), (100, 130), (200, 300), (0, 300)],
+    ):
         total = together(HERE, [judged[Part(*part)] for part in chosen])
         assert (total.parts, total.cases) == ((Part(0, 300),), 300)
         assert total.counts.verdict_digest == whole.verdict_digest
@@ -88,11 +97,24 @@ def test_parts_with_a_gap_between_them_stay_apart(judged: dict[Part, Judged]) ->
 
 def test_what_cannot_be_put_together_is_told(judged: dict[Part, Judged]) -> None:
     one = judged[Part(0, 120)]
-    with pytest.raises(CampaignError, match=r"stand both in zeros-5-0-120-b.* and zeros-5-100-130-b"):
+    with pytest.raises(CampaignError, match=r"120 to 129 stand only in zeros-5-100-130-b.*--first 120 --cases 10"):
         together(HERE, [one, judged[Part(100, 130)]])
     other = one._replace(counts=one.counts._replace(verdict_digest="0" * 64))
     with pytest.raises(CampaignError, match="judged twice, and not alike"):
         together(HERE, [one, other])
+    with pytest.raises(CampaignError, match="judged twice, and not alike"):
+        together(HERE, [judged[Part(0, 300)], other, judged[Part(120, 200)], judged[Part(200, 300)]])
+
+
+@given(parts)
+def test_what_is_counted_is_apart_and_as_much_as_can_be(drawn: list[Part]) -> None:
+    counted = [found.shard.part for found in apart([Judged(Shard(HERE, part), NOTHING) for part in drawn])]
+    assert all(one.end <= other.first for one, other in itertools.pairwise(counted))
+    assert set(counted) <= set(drawn)
+    most = [0] * (max((part.end for part in drawn), default=0) + 1)  # cases up to each number
+    for end in range(1, len(most)):
+        most[end] = max(most[end - 1], *(most[part.first] + end - part.first for part in drawn if part.end == end), 0)
+    assert sum(part.end - part.first for part in counted) == most[-1]
 
 
 def test_a_shard_that_is_interrupted_is_a_smaller_one() -> None:
@@ -194,6 +216,73 @@ def test_what_was_judged_is_not_judged_again(tmp_path: Path, capsys: pytest.Capt
     assert lab(capsys, *RUN, "--cases", "450", *kept)["judged_now"] == 0
     merged = lab(capsys, "merge", str(state))
     assert (merged["cases"], merged["campaigns"][0]["verdict_digest"]) == (450, whole["verdict_digest"])
+
+
+@pytest.mark.usefixtures("_small_shards")
+def test_only_what_is_missing_is_judged_however_it_was_cut_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ("--state", str(tmp_path))
+    assert lab(capsys, *RUN, "--first", "150", "--cases", "200", *kept)["judged_now"] == 200
+    monkeypatch.setattr(shards, "SHARD_CASES", 70)
+    within = lab(capsys, *RUN, "--first", "160", "--cases", "20", *kept)
+    assert (within["judged_now"], within["parts"]) == (0, [{"first": 150, "end": 200}])
+    wider = lab(capsys, *RUN, "--first", "50", "--cases", "275", *kept)
+    assert (wider["judged_now"], wider["parts"]) == (100, [{"first": 50, "end": 350}])
+    assert wider["verdict_digest"] == lab(capsys, *RUN, "--first", "50", "--cases", "300")["verdict_digest"]
+    assert lab(capsys, "merge", str(tmp_path))["cases"] == 300
+
+
+@pytest.mark.usefixtures("_small_shards")
+def test_cases_that_only_an_overlapping_shard_has_are_judged_where_they_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], judged: dict[Part, Judged]
+) -> None:
+    store, here = Store(str(tmp_path)), HERE._replace(build=build_digest())
+    for part in (Part(0, 120), Part(100, 130)):
+        store.save(Judged(Shard(here, part), judged[part].counts))
+    assert cli.main(["lab", "merge", str(tmp_path)]) == 1
+    assert "--first 120 --cases 10" in capsys.readouterr().err
+    assert lab(capsys, *RUN, "--cases", "130", "--state", str(tmp_path))["judged_now"] == 10
+    assert lab(capsys, "merge", str(tmp_path))["cases"] == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--state", ""), 2, "--state is empty"),
+        (("--state", "{tmp}/none/campaign"), 1, "{tmp}/none/campaign cannot be made: make {tmp}/none first"),
+        (("--state", "{tmp}/file"), 1, "{tmp}/file is no directory"),
+        (("--first", str((1 << 63) - 1), "--cases", "2"), 2, "up to 9223372036854775807"),
+        (("--first", str(1 << 63)), 2, "9223372036854775808 is more than 9223372036854775807"),
+        (("--seed", "-1"), 2, "'-1' is not a number from 0 on"),
+    ],
+)
+def test_what_cannot_be_run_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["lab", *RUN, *(word.format(tmp=tmp_path) for word in arguments)]) == code
+    err = capsys.readouterr().err
+    assert told.format(tmp=tmp_path) in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_shard_that_cannot_be_kept_is_told_with_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The host refuses to write it; or something stands under its name that no file replaces."""
+    kept = [COMMAND, "lab", *RUN, "--cases", "1", "--state", str(tmp_path)]
+    refused = subprocess.run(["prlimit", "--fsize=100", *kept], capture_output=True, text=True, check=False)
+    path = tmp_path / Shard(HERE._replace(build=build_digest()), Part(0, 1)).file_name
+    assert (refused.returncode, refused.stderr.count("\n"), os.listdir(tmp_path)) == (1, 1, [])
+    assert f"{path} cannot be kept: File too large: " in refused.stderr
+    found = judge(bench_of("zeros"), Shard(HERE._replace(build=build_digest()), Part(0, 1)), never)
+    assert found is not None
+    (path / "in").mkdir(parents=True)
+    with pytest.raises(CampaignError, match=rf"{path} cannot be kept: Is a directory"):
+        Store(str(tmp_path)).save(found)
+    assert os.listdir(tmp_path) == [path.name]
+    assert cli.main(["lab", "merge", str(tmp_path)]) == 1
+    assert f"{path} is no file" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_small_shards")

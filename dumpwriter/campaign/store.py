@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -20,25 +21,35 @@ ENDING = ".json"
 
 
 class Store:
-    """Raises OSError where the directory cannot be used."""
+    """Raises `CampaignError` where nothing can be kept in the directory, OSError where it cannot be read."""
 
     def __init__(self, directory: str) -> None:
         self._directory = Path(directory)
 
     def make(self) -> None:
-        """For its owner alone, where it is not there yet."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """For its owner alone, where it is not there yet; what it is to be made in must be."""
+        try:
+            self._directory.mkdir(mode=0o700)
+        except FileNotFoundError:
+            raise CampaignError(f"{self._directory} cannot be made: make {self._directory.parent} first") from None
+        except FileExistsError:
+            if not self._directory.is_dir():
+                raise CampaignError(f"{self._directory} is no directory: name one to keep shards in") from None
 
     def save(self, judged: Judged) -> None:
         """All of it or nothing, and durable; over what stands there under the name."""
         path = self._directory / judged.shard.file_name
         temporary = self._directory / f".{path.name}.{os.getpid()}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(encode(judged))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            _write(temporary, encode(judged))
+            temporary.replace(path)
+        except OSError as refusal:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise CampaignError(
+                f"{path} cannot be kept: {refusal.strerror}: mend that, and give the same command again, which goes on "
+                "where this one ended"
+            ) from None
 
     def of(self, campaign: Campaign, tell: Callable[[str], None]) -> Iterator[Judged]:
         """The shards of a campaign. A damaged one is told of and set aside, and is judged again."""
@@ -66,6 +77,14 @@ class Store:
         return sorted(Path(entry.path) for entry in os.scandir(self._directory) if entry.name.endswith(ENDING))
 
 
+def _write(path: Path, content: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open(os.open(path, flags, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _load(path: Path) -> Judged:
     """Raises `FormatError` where it is not what its name says."""
     try:
@@ -80,10 +99,13 @@ def _load(path: Path) -> Judged:
 def _content(path: Path) -> bytes:
     """Never waits for a pipe, nor for more than a shard takes."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise FormatError("is no file")
-        content = file.read(SIZE_BYTES_MAX + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(SIZE_BYTES_MAX + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > SIZE_BYTES_MAX:
         raise FormatError("is no shard of a campaign")
     return content

@@ -14,7 +14,15 @@ from dumpwriter.levels import NAMES as LEVEL_NAMES
 from dumpwriter.levels import parse_level
 from dumpwriter.machine.causes import DEFAULT
 from dumpwriter.machine.trigger import parse_value
-from dumpwriter.sizes import parse_count, parse_dump_level, parse_parity, parse_percent, parse_seconds, parse_size
+from dumpwriter.sizes import (
+    parse_count,
+    parse_dump_level,
+    parse_number,
+    parse_parity,
+    parse_percent,
+    parse_seconds,
+    parse_size,
+)
 from vdisk.bootarea import BootStage
 from vdisk.errors import UsageError
 
@@ -305,9 +313,9 @@ def _lab_prove(commands: Any) -> None:
 def _lab_run(commands: Any) -> None:
     command = _command(commands, "run", "campaign", "run", "cases drawn at random, each with up to three faults")
     _scenario(command)
-    command.add_argument("--seed", type=_typed(parse_value), default=0, metavar="S", help="which cases; 0 by default")
+    command.add_argument("--seed", type=_typed(parse_number), default=0, metavar="S", help="which cases; 0 by default")
     command.add_argument(
-        "--first", type=_typed(parse_value), default=0, metavar="N", help="the number of the first; 0 by default"
+        "--first", type=_typed(parse_number), default=0, metavar="N", help="the number of the first; 0 by default"
     )
     command.add_argument(
         "--cases", type=_typed(parse_count), default=10_000, metavar="N", help="how many; 10000 by default"
@@ -389,12 +397,12 @@ def _bounds(command: argparse.ArgumentParser) -> None:
     ):
         command.add_argument(
             option,
-            type=_typed(parse_value),
+            type=_typed(parse_number),
             default=default,
             metavar="N",
             help=f"{summary}; {default} by default",
         )
-    command.add_argument("--seed", type=_typed(parse_value), default=0, metavar="S", help="of these; 0 by default")
+    command.add_argument("--seed", type=_typed(parse_number), default=0, metavar="S", help="of these; 0 by default")
     command.add_argument("--case", metavar="LINE", help="only this state, as it was printed")
     _json(command)
 

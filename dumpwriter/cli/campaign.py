@@ -16,9 +16,10 @@ from dumpwriter.cli import FAILED_EXIT_CODE, INTERRUPTED_EXIT_CODE
 from dumpwriter.cli.findings import print_findings, versions
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import print_json
-from dumpwriter.lab.shard import Campaign, Part, Shard, cut, left_of, together
+from dumpwriter.lab.shard import Campaign, Part, Shard, apart, cut, left_of, together
+from dumpwriter.sizes import NUMBER_MAX
 from dumpwriter.verdict import Verdict
-from vdisk.errors import CampaignError
+from vdisk.errors import CampaignError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -30,12 +31,11 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> int:
     """Ctrl-C ends it behind the cases that are being judged; what there is until then is told, and what is left."""
     campaign = Campaign(build_digest(), arguments.scenario, arguments.seed)
-    wanted = Part(arguments.first, arguments.first + arguments.cases)
-    store = Store(arguments.state) if arguments.state else None
-    known = list(_known(store, campaign, wanted))
+    wanted = _wanted(arguments.first, arguments.cases)
+    store = _store(arguments.state)
+    known = _known(store, campaign, wanted)
     left, began = left_of(wanted, [judged.shard.part for judged in known]), time.monotonic()
-    shards = [Shard(campaign, part) for part in cut(left)]
-    now = list(_judge(shards, arguments.jobs, store))
+    now = list(_judge(campaign, left, arguments.jobs, store))
     effort = Effort(_cases(judged.shard.part for judged in now), time.monotonic() - began)
     total = together(campaign, [*known, *now])
     left = left_of(wanted, total.parts)
@@ -62,9 +62,16 @@ class Effort(NamedTuple):
         return f"{self.judged_now} judged now, {self.judged_now / max(self.seconds, 0.001):.0f} cases/s"
 
 
-def _judge(shards: Sequence[Shard], jobs: int, store: Store | None) -> Iterator[Judged]:
-    """Each shard is kept as soon as it is judged."""
-    cases, began, verdicts = _cases(shard.part for shard in shards), time.monotonic(), Counter[Verdict]()
+def _wanted(first: int, cases: int) -> Part:
+    if first + cases > NUMBER_MAX + 1:
+        raise UsageError(f"the last case would have the number {first + cases - 1}: give one up to {NUMBER_MAX}")
+    return Part(first, first + cases)
+
+
+def _judge(campaign: Campaign, parts: Sequence[Part], jobs: int, store: Store | None) -> Iterator[Judged]:
+    """Shard by shard. Each is kept as soon as it is judged."""
+    shards = (Shard(campaign, part) for part in cut(parts))  # one after the other: there may be too many for a list
+    cases, began, verdicts = _cases(parts), time.monotonic(), Counter[Verdict]()
     with _until_interrupted() as is_interrupted, progress_bar("run") as show:
         for judged in judge_all(shards, jobs, is_interrupted):
             if store is not None:
@@ -107,14 +114,23 @@ def run_merge(arguments: argparse.Namespace) -> int:
     return 0 if all(total.holds for total in totals) else FAILED_EXIT_CODE
 
 
-def _known(store: Store | None, campaign: Campaign, wanted: Part) -> Iterator[Judged]:
-    """What was judged before of the cases that are wanted."""
-    if store is None:
-        return
+def _store(directory: str | None) -> Store | None:
+    """Raises `UsageError` where the directory has no name: a shell's variable that is not set leaves an empty one."""
+    if directory is None:
+        return None
+    if not directory:
+        raise UsageError("--state is empty: name a directory to keep shards in, or leave the option out")
+    store = Store(directory)
     store.make()
-    for judged in store.of(campaign, lambda problem: print(f"ghostdump: {problem}", file=sys.stderr)):
-        if wanted.first <= judged.shard.part.first and judged.shard.part.end <= wanted.end:
-            yield judged
+    return store
+
+
+def _known(store: Store | None, campaign: Campaign, wanted: Part) -> list[Judged]:
+    """What was judged before and has cases that are wanted, each shard as a whole."""
+    if store is None:
+        return []
+    kept = store.of(campaign, lambda problem: print(f"ghostdump: {problem}", file=sys.stderr))
+    return [judged for judged in apart(kept) if judged.shard.part.meets(wanted)]
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ So it may be judged twice, or on several machines, and what is found is the same
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ from dumpwriter.verdict import Verdict
 from vdisk.errors import CampaignError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from dumpwriter.lab.campaign import Bench, Outcome
 
@@ -35,6 +36,9 @@ class Part(NamedTuple):
 
     first: int
     end: int
+
+    def meets(self, other: Part) -> bool:
+        return self.first < other.end and other.first < self.end
 
 
 class Shard(NamedTuple):
@@ -129,24 +133,68 @@ def cut(parts: Iterable[Part]) -> Iterator[Part]:
             first = border
 
 
-def together(campaign: Campaign, judged: Iterable[Judged]) -> Total:
-    """Each case counted once. Raises `CampaignError` where that cannot be, or where two found otherwise in a shard."""
-    taken: list[Judged] = []
-    for found in sorted(judged, key=lambda found: (found.shard.part.first, -found.shard.part.end)):
-        if taken and found.shard.part.first < taken[-1].shard.part.end:
-            _check_again(taken[-1], found)
-        else:
-            taken.append(found)
-    return Total(campaign, _joined(found.shard.part for found in taken), _sum([found.counts for found in taken]))
+def apart(judged: Iterable[Judged]) -> list[Judged]:
+    """Ascending, no case in two of them, and as many cases in all of them as can be.
+
+    What was found in a shard cannot be divided, so of two that overlap in part only one can be counted.
+    """
+    ends, best = [0], [_Chain(0, 0, None)]  # by ascending ends, each of more cases than those before it
+    for found in sorted(judged, key=lambda found: (found.shard.part.end, -found.shard.part.first)):
+        first, end = found.shard.part
+        before = bisect.bisect_right(ends, first) - 1
+        cases = best[before].cases + end - first
+        if cases > best[-1].cases:
+            ends.append(end)
+            best.append(_Chain(cases, before, found))
+    return _members(best)
 
 
-def _check_again(one: Judged, other: Judged) -> None:
-    """Another that lies within the one is not needed."""
-    if other.shard.part.end > one.shard.part.end:
-        names = f"{one.shard.file_name} and {other.shard.file_name}"
-        raise CampaignError(f"some cases stand both in {names}: leave one of them out")
-    if one.shard == other.shard and one.counts != other.counts:
-        raise CampaignError(f"{one.shard.file_name} was judged twice, and not alike: judge it in another --state")
+class _Chain(NamedTuple):
+    """Shards one behind the other: how many cases they have, which chain goes before, and the last of them."""
+
+    cases: int
+    before: int
+    last: Judged | None
+
+
+def _members(chains: Sequence[_Chain]) -> list[Judged]:
+    """Of the last chain."""
+    members, chain = [], chains[-1]
+    while chain.last is not None:
+        members.append(chain.last)
+        chain = chains[chain.before]
+    return members[::-1]
+
+
+def together(campaign: Campaign, judged: Collection[Judged]) -> Total:
+    """Each case counted once. Raises `CampaignError` where that cannot be, or where two did not find alike."""
+    counted = apart(judged)
+    parts = _joined(found.shard.part for found in counted)
+    for found in judged:
+        _check_counted(found, parts)
+        _check_alike(found, counted)
+    return Total(campaign, parts, _sum([found.counts for found in counted]))
+
+
+def _check_counted(found: Judged, parts: Sequence[Part]) -> None:
+    for first, end in left_of(found.shard.part, parts):
+        raise CampaignError(
+            f"cases {first} to {end - 1} stand only in {found.shard.file_name}, which overlaps others: judge them by "
+            f"themselves in another --state (--first {first} --cases {end - first}), or leave that file out"
+        )
+
+
+def _check_alike(found: Judged, counted: Sequence[Judged]) -> None:
+    """Where those that are counted have just the cases of this one."""
+    within = _beginning_in(counted, found.shard.part)
+    has_these_cases = _joined(one.shard.part for one in within) == (found.shard.part,)
+    if has_these_cases and _sum([one.counts for one in within]) != found.counts:
+        raise CampaignError(f"{found.shard.file_name} was judged twice, and not alike: judge it in another --state")
+
+
+def _beginning_in(ascending: Sequence[Judged], part: Part) -> Sequence[Judged]:
+    first, end = (bisect.bisect_left(ascending, border, key=lambda one: one.shard.part.first) for border in part)
+    return ascending[first:end]
 
 
 def _joined(parts: Iterable[Part]) -> tuple[Part, ...]:
