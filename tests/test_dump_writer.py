@@ -11,8 +11,8 @@ import trio
 from dumpwriter.crash.dump import Progress, bytes_to_write
 from dumpwriter.crash.protection import REQUEST_FRAMES
 from dumpwriter.crash.writer import COMMIT_SECONDS, STALL_SECONDS, WriterThreads, _Requests, write_dump
-from dumpwriter.formats.region import DumpEnding
-from dumpwriter.frames import page_count
+from dumpwriter.formats.region import DumpEnding, FrameKind
+from dumpwriter.frames import page_count, slot_offset_bytes
 from dumpwriter.recovery.scan import recover
 from dumpwriter.verdict import Reason, Verdict
 from tests.dumping import DumpBench, Pages
@@ -20,11 +20,13 @@ from vdisk.blockdevice import BlockDevice, Layer
 from vdisk.errors import DeviceError
 from vdisk.layers.mapped import Mapped
 from vdisk.layers.trace import Event, Trace
+from vdisk.memorydisk import MemoryDisk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from trio.testing import MockClock
+    from typing_extensions import Buffer
 
 BUDGET_SECONDS = 5.0
 
@@ -128,6 +130,70 @@ async def test_a_time_budget_that_ends_cuts_the_dump_and_closes_it(
     last = bench.job().plan.frames[-1]
     (place,) = bench.extents.runs(last.region_offset_bytes, 4096)
     assert bytes(bench.disk.content[place.physical_bytes :][:7]) == b"GHOSTFR"
+
+
+def without_slots(bench: DumpBench, slots: Iterable[int]) -> Mapped:
+    """The region as it is, with these slots blank."""
+    content = MemoryDisk(bench.disk.size_bytes, bytes(bench.disk.content))
+    region = Mapped(content, bench.extents)
+    for slot in slots:
+        region.write_from(slot_offset_bytes(slot), bytes(4096))
+    return region
+
+
+async def test_a_set_in_which_the_time_budget_ends_has_parity_of_what_was_written(
+    threads: WriterThreads, mock_clock: MockClock
+) -> None:
+    """Whatever frame is then lost, also the last one of metadata, comes back."""
+    bench, progress = DumpBench(8000, pieces=1, parity_percent=6), Progress()
+    held = Held(bench.disk)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            write_dump, bench.job(lambda _: held), threads, progress, lambda: None, lambda: 9, BUDGET_SECONDS
+        )
+        await trio.to_thread.run_sync(held.reached.wait)
+        mock_clock.jump(BUDGET_SECONDS)
+        while not progress.is_out_of_time:
+            await trio.lowlevel.checkpoint()
+        held.let_go.set()
+    assert progress.is_committed
+    plan = bench.job().plan
+    assert progress.frames_written < plan.sets[0].frame_count, "not even the first set was through"
+    for slot in (0, 5, 7, plan.frames[-1].sequence):
+        sink = Pages()
+        findings = recover(without_slots(bench, [slot]), bench.identity, sink)
+        assert (findings.frames_rebuilt, len(sink.pages)) == (1, progress.pages_written)
+        assert (findings.verdict, findings.reason) == (Verdict.PARTIAL, Reason.TIME_BUDGET)
+        assert all(content == bench.page(number) for number, content in sink.pages.items())
+
+
+class StuckAtParity(Layer):
+    """A write of parity does not come back until it is let go."""
+
+    def __init__(self, lower: BlockDevice) -> None:
+        super().__init__(lower)
+        self.reached, self.let_go = threading.Event(), threading.Event()
+
+    def write_from(self, offset_bytes: int, buffer: Buffer) -> None:
+        if bytes(memoryview(buffer)[10:12]) == bytes([FrameKind.PARITY, 0]):
+            self.reached.set()
+            self.let_go.wait()
+        self.lower.write_from(offset_bytes, buffer)
+
+
+async def test_parity_of_what_was_cut_does_not_prolong_the_time_budget(
+    threads: WriterThreads, mock_clock: MockClock
+) -> None:
+    bench, progress = DumpBench(8000, pieces=1, parity_percent=6), Progress()
+    stuck = StuckAtParity(bench.disk)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write_dump, bench.job(lambda _: stuck), threads, progress, lambda: None, lambda: 9, 0.0)
+        await trio.to_thread.run_sync(stuck.reached.wait)
+        mock_clock.jump(COMMIT_SECONDS)
+    assert (progress.is_committed, progress.is_out_of_time) == (False, True)
+    findings = recover(Mapped(bench.disk, bench.extents), bench.identity, Pages())
+    assert findings.pages_present == progress.pages_written > 0
+    stuck.let_go.set()
 
 
 async def test_a_time_budget_that_is_over_at_once_leaves_the_most_valuable_pages(threads: WriterThreads) -> None:

@@ -2,6 +2,7 @@
 
     begin      headers say WRITING, each flushed before the next
     requests   in any order, any number of them in flight; behind the last one of a set, the set's parity
+    finish     the parity of sets that were begun, where requests were left out
     end        flush; headers say WRITTEN, each flushed before the next
 
 A write that fails is tried frame by frame. A frame that its own slot does not take is moved to a spare one behind the
@@ -12,6 +13,7 @@ dump: nothing goes out unsealed, and nothing says WRITTEN.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import struct
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -186,8 +188,28 @@ def write_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview,
         _write_together(job, frames, buffer, progress)
         parity_frames = job.parity.finish(frames) if job.parity is not None else []
         if job.parity is not None and parity_frames:
-            _write_together(job, parity_frames, buffer, progress)
-            job.parity.release(parity_frames)
+            _write_parity(job, job.parity, parity_frames, buffer, progress)
+
+
+def finish_sets(job: DumpJob, buffer: memoryview, progress: Progress) -> None:
+    """When no request is under way any more: parity for the frames of sets of which some were left out.
+
+    Any number of threads may do it together, each with a buffer of its own.
+    """
+    with progress.stopping():
+        if job.parity is not None and not progress.is_stopped:
+            for parity_frames in job.parity.finish_begun():
+                _write_parity(job, job.parity, parity_frames, buffer, progress)
+
+
+def _write_parity(
+    job: DumpJob, parity: Parity, parity_frames: Sequence[FramePlan], buffer: memoryview, progress: Progress
+) -> None:
+    """Of the frames of a set those that cover anything: a group may have got no frame."""
+    for covers_any, run in itertools.groupby(parity_frames, key=lambda frame: bool(frame.covers)):
+        if covers_any:
+            _write_together(job, list(run), buffer, progress)
+    parity.release(parity_frames)
 
 
 def _write_together(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview, progress: Progress) -> None:

@@ -1,7 +1,8 @@
 """Parity while a dump is written: what went out is added to its group, and a set that is through gives its frames.
 
 Requests are handed out in order, so no more sets are begun and not finished than there are threads. Room for these is
-made at arming. A set for which there is none is written without parity; so is one of which a request was given up.
+made at arming. A set for which there is none is written without parity. Where the dump is cut, the sets that were begun
+have parity over those of their frames that went out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dumpwriter.frames import FramePlan
 from dumpwriter.xor import Accumulator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from dumpwriter.crash.plan import DumpPlan
     from dumpwriter.crash.protection import ParitySet
@@ -37,6 +38,12 @@ class SetBuffers:
             covers.clear()
         self.groups_spent.clear()
         self.requests_left = requests
+
+    def give_up_requests(self) -> bool:
+        """Whether there were any left."""
+        with self.turn:
+            were_left, self.requests_left = self.requests_left > 0, 0
+        return were_left
 
 
 class Parity:
@@ -74,6 +81,14 @@ class Parity:
         with buffers.turn:
             buffers.requests_left -= 1
             return [] if buffers.requests_left else _parity_frames(own, buffers)
+
+    def finish_begun(self) -> Iterator[list[FramePlan]]:
+        """The same of each set that was begun and gets no further request; each is given to one caller."""
+        with self._turn:
+            begun = list(self._open.items())
+        for number, buffers in begun:
+            if buffers is not None and buffers.give_up_requests():
+                yield _parity_frames(self._plan.sets[number], buffers)
 
     def fill(self, frame: FramePlan, payload: memoryview) -> int:
         """The payload of a parity frame; how many bytes it takes."""

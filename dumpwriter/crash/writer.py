@@ -3,8 +3,8 @@
 The threads live from arming on, each with its buffer; at the crash nothing is allocated for them. They take requests
 in the order of value and complete in any order. trio keeps the progress, the time budget and the stall watch: a disk
 that answers nothing for `STALL_SECONDS` ends the dump where it is, with what was written. When the time budget is over
-no request is taken any more, but for the first one; what is under way and the end of the dump get `COMMIT_SECONDS`, and
-then it ends as well.
+no request is taken any more, but for the first one; what is under way, the parity of what was written and the end of
+the dump get `COMMIT_SECONDS`, and then it ends as well.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ async def write_dump(
         nursery.start_soon(_cut_when_over, nursery.cancel_scope, progress, requests, time_budget_seconds)
         await threads.run_one(lambda: dump.begin(job, progress))
         await threads.run(take_requests)
+        await threads.run(lambda buffer: dump.finish_sets(job, buffer, progress))
         await threads.run_one(lambda: dump.end(job, progress, now_ns()))
         nursery.cancel_scope.cancel()
     report()
