@@ -215,6 +215,25 @@ def test_only_what_no_spare_slot_takes_is_lost(parity_percent: int) -> None:
     assert found.verdict == (Verdict.COMPLETE if spared_by_parity else Verdict.PARTIAL)
 
 
+@pytest.mark.parametrize("parity_percent", [NO_PARITY, 12])
+@pytest.mark.parametrize("spares", [0, 1], ids=["nowhere else", "elsewhere"])
+@pytest.mark.parametrize("frames", [(0,), (-1,), (0, -1), (3,), (0, 3, -1)])
+def test_the_writer_says_no_more_of_a_dump_than_recovery_finds(
+    frames: tuple[int, ...], spares: int, parity_percent: int
+) -> None:
+    """Frames that no slot takes, or none but one: the first and the last are all that there is of metadata."""
+    bench = DumpBench(1500, parity_percent=parity_percent)
+    plan = bench.job().plan
+    bad = refusing(bench, [*(plan.frames[at].sequence for at in frames), *bench.job().spare_slots[spares:]])
+    progress = bench.write(lambda disk: MediaFaults(disk, lambda: bad))
+    assert (progress.is_committed, progress.frames_failed) == (True, len(frames) - spares)
+    found = recover(Mapped(bench.disk, bench.extents), bench.identity, Exactly(bench))
+    worst_first = [Verdict.NONE, Verdict.PARTIAL, Verdict.COMPLETE]
+    assert worst_first.index(progress.verdict(plan)) <= worst_first.index(found.verdict)
+    if parity_percent == NO_PARITY:
+        assert progress.verdict(plan) == found.verdict
+
+
 def test_parity_has_one_frame_of_each_group_that_no_slot_took() -> None:
     """Two that follow each other in a group: the first comes back, and the second costs it nothing."""
     bench = DumpBench(1500, parity_percent=12)

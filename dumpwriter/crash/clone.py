@@ -21,7 +21,7 @@ from dumpwriter.formats.region import CauseKind
 from dumpwriter.formats.runtime import CAUSE_TEXT, MachineState, Register
 from dumpwriter.memory.physical import MemoryRange, PhysicalMemory
 from dumpwriter.runtime import by_rank
-from dumpwriter.verdict import Reason, Verdict
+from dumpwriter.verdict import Reason
 from vdisk import stack
 from vdisk.bootarea import BootArea, record_runs
 from vdisk.controller import Controller, Order
@@ -209,12 +209,10 @@ def _writer(runtime: RuntimeFile, rank: int) -> Writer:
 
 
 def _conclude(runtime: RuntimeFile, job: DumpJob, progress: Progress) -> None:
-    whole = progress.is_committed and progress.pages_written == job.plan.pages_wanted
-    verdict = Verdict.COMPLETE if whole else Verdict.PARTIAL if progress.pages_written else Verdict.NONE
     reason = progress.failure
     if progress.is_out_of_time:
         reason = Reason.TIME_BUDGET
     elif not reason and job.plan.pages_planned < job.plan.pages_wanted:
         reason = Reason.REGION_TOO_SMALL
-    runtime.set_outcome(verdict, reason)
+    runtime.set_outcome(progress.verdict(job.plan), reason)
     runtime.state = MachineState.DUMPED if progress.pages_written else MachineState.FAILED

@@ -35,6 +35,7 @@ from dumpwriter.formats.region import (
 from dumpwriter.frames import DumpIdentity, encode_dump_header, encode_frame, page_count, slot_offset_bytes
 from dumpwriter.sealing import UNSEALED
 from dumpwriter.secondary import fill, payload_size_bytes
+from dumpwriter.verdict import Verdict
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.bootarea import BootStage
 from vdisk.errors import DeviceError, EncryptionError
@@ -120,6 +121,7 @@ class Progress:
         self._lock = threading.Lock()
         self.frames_written = self.frames_moved = self.frames_failed = self.pages_written = self.bytes_written = 0
         self._spares_tried = 0
+        self._has_metadata = False
         self.failure = ""
         self.is_out_of_time = False
         self.is_committed = False
@@ -129,6 +131,7 @@ class Progress:
         with self._lock:
             self.frames_moved += moved
             self.frames_written += len(frames)
+            self._has_metadata |= any(frame.kind == FrameKind.META for frame in frames)
             self.pages_written += sum(page_count(frame.runs) for frame in frames)
             self.bytes_written += bytes_written
 
@@ -144,6 +147,13 @@ class Progress:
         with self._lock:
             self.frames_failed += 1
             self.failure = self.failure or str(failure)
+
+    def verdict(self, plan: DumpPlan) -> Verdict:
+        """The writer's own word, in the terms of recovery, and never a better one: parity may yet make it better."""
+        is_whole = self.pages_written == plan.pages_wanted and self._has_metadata
+        if not self.pages_written:
+            return Verdict.NONE
+        return Verdict.COMPLETE if self.is_committed and is_whole else Verdict.PARTIAL
 
     @contextlib.contextmanager
     def stopping(self) -> Iterator[None]:

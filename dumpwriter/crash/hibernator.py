@@ -133,7 +133,7 @@ class HibernatingClone(Clone):
         cause = Cause(CauseKind.HIBERNATION, 0, (0, 0, 0, 0), CAUSE_TEXT, time.time_ns())
         written = await self._write(cause, MachineState.HIBERNATING)
         progress = written.progress
-        if not progress.is_committed or progress.pages_written != written.job.plan.pages_total:
+        if progress.verdict(written.job.plan) != Verdict.COMPLETE:
             raise DeviceError(progress.failure or "not all of memory could be written")
         with trio.fail_after(OPEN_SECONDS):
             await self._threads.run_one(lambda: mark_hibernated(written.disk.region.lower, block.identity))
