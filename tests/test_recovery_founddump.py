@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dumpwriter.formats.region import FIRST_SLOT_OFFSET_BYTES, SLOT_SIZE_BYTES
+from dumpwriter.frames import slot_offset_bytes
 from dumpwriter.recovery.copies import contents_of
 from dumpwriter.recovery.extraction import RegionSource
 from dumpwriter.recovery.founddump import FoundDump, FrameIndex
@@ -16,11 +17,17 @@ from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.unsealing import WithPrivateKey
 from tests.dumping import DumpBench, Pages
 from tests.sealed import PRIVATE_KEYS, sealed_bench
-from vdisk.errors import RecoveryError
+from vdisk.blockdevice import Layer
+from vdisk.errors import DeviceError, RecoveryError
+from vdisk.extent import Run
 from vdisk.layers.mapped import Mapped
+from vdisk.layers.passing_errors import PassingErrors
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from dumpwriter.recovery.opening import Opener
+    from vdisk.blockdevice import BlockDevice
 
 PAGE = 4096
 PAGES = 300
@@ -63,6 +70,40 @@ def test_every_page_is_told_once_and_zeros_are_zeros(whole: DumpBench) -> None:
     assert all(not any(pages[page]) for page, is_zero in told if is_zero)
     with pytest.raises(ValueError, match="not in the dump"):
         read(dump, PAGES)
+
+
+class FailsThoughItCame(Layer):
+    """Says of each write that touches a run that it failed, and has done it."""
+
+    def __init__(self, lower: BlockDevice, run: Run) -> None:
+        super().__init__(lower)
+        self._run = run
+
+    def write_from(self, offset_bytes: int, buffer: Buffer) -> None:
+        self.lower.write_from(offset_bytes, buffer)
+        if Run(offset_bytes, memoryview(buffer).nbytes).meets(self._run):
+            raise DeviceError("no answer")
+
+
+def test_pages_that_are_in_two_frames_are_told_once() -> None:
+    """A frame whose write failed, and came all the same, lies in its own slot and in a spare one."""
+    bench = DumpBench(PAGES, pieces=5)
+    (place, *_) = bench.extents.runs(slot_offset_bytes(2), PAGE)
+    progress = bench.write(lambda disk: FailsThoughItCame(disk, place))
+    assert progress.frames_moved == 1
+    dump, pages = found(bench, WithoutKey())
+    told = [page for run in dump.runs() for page in range(run.first_page, run.first_page + run.page_count)]
+    assert told == sorted(pages) == list(range(PAGES))
+    assert all(read(dump, page) == pages[page] for page in told)
+
+
+def test_a_read_that_fails_once_is_tried_again() -> None:
+    bench = DumpBench(PAGES, pieces=5)
+    bench.write()
+    dump, pages = found(bench, WithoutKey())
+    everything = list(bench.extents.runs(0, bench.extents.size_bytes))
+    dump._disk = PassingErrors(bench.disk, everything)
+    assert all(read(dump, page) == pages[page] for page in range(PAGES))
 
 
 def test_a_sealed_dump_is_opened_frame_by_frame() -> None:

@@ -12,9 +12,11 @@ from dumpwriter.dumpfile.dump import DumpRun
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, FrameKind
 from dumpwriter.frames import decode_header, payload_is_true
 from dumpwriter.recovery.opening import Opened
+from dumpwriter.recovery.pageset import PageSet
+from dumpwriter.recovery.slots import could_read
 from dumpwriter.xor import xor_of
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
-from vdisk.errors import DeviceError, RecoveryError
+from vdisk.errors import RecoveryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,10 +32,15 @@ TWO_ANSWERS = "the disk gave two different answers while the dump was read: run 
 
 
 class FrameIndex:
-    """An opener around another one, which remembers where each frame lies that was opened. Numbers, not objects."""
+    """An opener around another one, which remembers where each frame lies that was opened. Numbers, not objects.
+
+    Of pages that are in two frames it keeps the first, as recovery does: a write that failed may have come all the
+    same, and then the frame lies in its own slot and in a spare one.
+    """
 
     def __init__(self, opener: Opener) -> None:
         self.opener = opener
+        self._present = PageSet()
         self.first_pages = array("q")
         self.page_counts = array("q")
         self.kinds = array("q")
@@ -61,7 +68,7 @@ class FrameIndex:
             yield [(self._places[at], self._places[at + 1]) for at in places]
 
     def _add(self, frame: Frame) -> None:
-        for run in frame.runs:
+        for run in filter(self._present.add, frame.runs):
             self.first_pages.append(run.first_page)
             self.page_counts.append(run.page_count)
             self.kinds.append(frame.header.kind)
@@ -135,9 +142,7 @@ class FoundDump:
         content = memoryview(bytearray(sum(length_bytes for _, length_bytes in places)))
         position_bytes = 0
         for physical_bytes, length_bytes in places:
-            try:
-                self._disk.read_into(physical_bytes, content[position_bytes : position_bytes + length_bytes])
-            except DeviceError:
-                raise RecoveryError(TWO_ANSWERS) from None
+            if not could_read(self._disk, physical_bytes, content[position_bytes : position_bytes + length_bytes]):
+                raise RecoveryError(TWO_ANSWERS)
             position_bytes += length_bytes
         return content

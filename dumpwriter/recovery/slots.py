@@ -53,7 +53,7 @@ def read_slot(region: Mapped, identity: DumpIdentity, sequence: int, buffer: mem
     """Read the slot with this number. Never raises for what it holds."""
     offset_bytes = slot_offset_bytes(sequence)
     head = buffer[:BLOCK_SIZE_BYTES]
-    if not _is_read(region, offset_bytes, head):
+    if not could_read(region, offset_bytes, head):
         return HEADER_UNREADABLE
     frame = decode_header(head, identity)
     if frame is None or not is_in_place(frame, region.extents) or frame.header.sequence != sequence:
@@ -77,7 +77,7 @@ def true_frame(content: memoryview, identity: DumpIdentity, sequence: int, exten
 def read_piece(file: BlockDevice, identity: DumpIdentity, offset_bytes: int, buffer: memoryview) -> Slot:
     """Read what begins at this block of a file that frames were copied to, whatever slots they are of."""
     head = buffer[:BLOCK_SIZE_BYTES]
-    if not _is_read(file, offset_bytes, head):
+    if not could_read(file, offset_bytes, head):
         return HEADER_UNREADABLE
     frame = decode_header(head, identity)
     if frame is None:
@@ -92,7 +92,7 @@ def read_places(disk: BlockDevice, identity: DumpIdentity, places: Sequence[Plac
     content = buffer[: sum(place.length_bytes for place in places)]
     position_bytes = 0
     for physical_bytes, length_bytes in places:
-        if not _is_read(disk, physical_bytes, content[position_bytes : position_bytes + length_bytes]):
+        if not could_read(disk, physical_bytes, content[position_bytes : position_bytes + length_bytes]):
             return PAYLOAD_UNREADABLE
         position_bytes += length_bytes
     frame = decode_header(content[:BLOCK_SIZE_BYTES], identity)
@@ -102,12 +102,12 @@ def read_places(disk: BlockDevice, identity: DumpIdentity, places: Sequence[Plac
 def _with_payload(device: BlockDevice, offset_bytes: int, frame: Frame, buffer: memoryview) -> Slot:
     """The frame whose header block stands in the buffer, when its payload does, too."""
     content = buffer[: frame.size_bytes]
-    if not _is_read(device, offset_bytes + BLOCK_SIZE_BYTES, content[BLOCK_SIZE_BYTES:]):
+    if not could_read(device, offset_bytes + BLOCK_SIZE_BYTES, content[BLOCK_SIZE_BYTES:]):
         return PAYLOAD_UNREADABLE
     return Slot(frame, content) if payload_is_true(content, frame) else FALSE
 
 
-def _is_read(device: BlockDevice, offset_bytes: int, buffer: memoryview) -> bool:
+def could_read(device: BlockDevice, offset_bytes: int, buffer: memoryview) -> bool:
     """False where the disk cannot read it: what is there is lost for now, the rest is not."""
     for _ in range(READ_ATTEMPTS):
         try:
