@@ -375,11 +375,27 @@ def test_ctrl_c_ends_all_jobs_and_keeps_what_they_have(tmp_path: Path, capsys: p
     assert not list(state.glob(".*")), "no file is left half-written"
 
 
+def jobs_of(process: subprocess.Popen[str]) -> list[int]:
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return []
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_while_jobs_are_being_started_is_an_interrupt_too(jobs: int) -> None:
+    words = [COMMAND, "lab", *RUN, "--cases", "100000000", "--jobs", "2"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_until(lambda: len(jobs_of(process)) == jobs, "the job is started")
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    assert "left: --first" in out
+
+
 def test_a_job_that_is_killed_ends_it_in_one_line(tmp_path: Path) -> None:
     process = started(tmp_path / "campaign")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    worker = next(pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
-    os.kill(int(worker), signal.SIGKILL)
+    os.kill(jobs_of(process)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.count("\n") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,8 @@ def _judge_side_by_side(shards: Iterator[Shard], jobs: int, is_interrupted: Call
 def _worker(context: SpawnContext, stop: c_byte) -> Iterator[Connection]:
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, stop), daemon=True)
-    process.start()
+    with _deaf_from_birth():
+        process.start()
     theirs.close()  # there it is the only one, so that here its end is seen
     try:
         yield ours
@@ -87,9 +89,22 @@ def _worker(context: SpawnContext, stop: c_byte) -> Iterator[Connection]:
         process.join()
 
 
+@contextlib.contextmanager
+def _deaf_from_birth() -> Iterator[None]:
+    """Ctrl-C reaches every process; who asks decides what it means. A process that is started here inherits the mask.
+
+    To ignore the signal there would come too late: it takes half a second to load what it runs.
+    """
+    resource_tracker.ensure_running()  # when it starts it opens the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(connection: Connection, stop: c_byte) -> None:
-    """Until nobody asks any more. Ctrl-C reaches every process; who asks decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Until nobody asks any more."""
     bench: Bench | None = None
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
