@@ -76,6 +76,9 @@ def test_parity_is_as_much_as_was_asked_for(machine: Machine) -> None:
     status = machine.status()
     assert (made["parity_percent"], status["parity_percent"]) == (25, 25)
     assert "level      automatic, parity 25%" in machine.run("status", machine.mountpoint).stdout
+    inspected = machine.facts("inspect", machine.image)
+    assert (inspected["level"], inspected["parity_percent"]) == ("automatic", 25)
+    assert "level      automatic, parity 25%" in machine.run("inspect", machine.image).stdout
     machine.unmount()
     region = crashed(machine, memory, "--parity", "none")
     assert machine.status()["parity_percent"] == 0

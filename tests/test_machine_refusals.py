@@ -37,7 +37,8 @@ def test_images_that_are_none(machine: Machine) -> None:
         name, *rest = command
         assert "No such file" in refused(machine, name, "missing", *rest)
         assert "not a ghostdump image" in refused(machine, name, "empty", *rest)
-        assert "not a ghostdump image" in refused(machine, name, "noise", *rest)
+        assert "not a ghostdump image" in (said := refused(machine, name, "noise", *rest))
+        assert ("ghostdump recover searches it" in said) == (name != "recover"), "it is no advice to do what was done"
         assert "not a regular file" in refused(machine, name, "fifo", *rest)
         assert "not a regular file" in refused(machine, name, directory, *rest)
     assert (directory / "empty").stat().st_size == 0

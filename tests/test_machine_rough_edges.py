@@ -192,6 +192,8 @@ def test_a_dump_is_carved_where_nothing_tells_of_it(crashed: Machine, lost: str)
         else:
             file.seek(size - (8 << 20))
             file.write(bytes(8192 if lost == "records zeroed" else 8 << 20))
+    for command in ("verify", "inspect"):
+        assert "ghostdump recover searches it" in crashed.run(command, crashed.image, check=1).stderr
     report = crashed.facts("recover", crashed.image, "--output", "out")
     assert report["verdict"] == "COMPLETE"
     assert report["carved"]

@@ -38,6 +38,7 @@ SMALL_DUMP_OFFSETS_BYTES = (2 << 20, 4 << 20, 6 << 20)
 SMALL_DUMP_SIZE_BYTES = 2 << 20
 EXTENT_COUNT_MAX = 32768
 
+_SEARCHED = "ghostdump recover searches it for a dump all the same"
 COUNT_MAX = 1 << 63
 MAGIC = b"GHOSTBR\0"
 VERSION = 1
@@ -226,10 +227,10 @@ class BootArea:
         if whole:
             return max(whole, key=lambda record: record.sequence)
         if any(sector.startswith(MAGIC) for sector in sectors):
-            raise FormatError(
-                "both copies of the boot record are damaged; ghostdump recover searches the image for a dump"
-            )
-        raise NotAnImageError("not a ghostdump image, or one that was cut short: there is no boot record at its end")
+            raise FormatError(f"both copies of the boot record are damaged ({_SEARCHED})")
+        raise NotAnImageError(
+            f"not a ghostdump image, or one that was cut short: there is no boot record at its end ({_SEARCHED})"
+        )
 
     def is_marked(self) -> bool:
         """Whether a copy of the record, whole or damaged, is where it belongs.
@@ -311,7 +312,8 @@ class BootArea:
             return None
         if record.disk_size_bytes != self._device.size_bytes:
             raise NotAnImageError(
-                f"image was cut short or grown: it has {self._device.size_bytes} bytes, not {record.disk_size_bytes}"
+                f"image was cut short or grown: it has {self._device.size_bytes} bytes, not {record.disk_size_bytes} "
+                f"({_SEARCHED})"
             )
         if record.copy_offset_bytes != offset_bytes:
             return None

@@ -178,6 +178,7 @@ def _image_rows(facts: dict[str, Any], *, has_key: bool) -> list[tuple[str, str]
         ("disk", f"{format_size(facts['disk_size_bytes'])}, id {facts['disk_id']}"),
         ("memory", format_size(facts["memory_bytes"])),
         ("encrypted", "yes" if facts["encrypted"] else "no"),
+        ("level", f"{facts['level']}, parity {format_parity(facts['parity_percent'])}"),
         ("boots", f"{facts['boot_count']}, the last one reached: {facts['boot_stage']}"),
         ("last run", _last_run_of(facts)),
         ("region", f"{facts['region_kind']}, {facts['region_state']}, generation {facts['generation']}"),

@@ -197,7 +197,7 @@ def _recover_carved(
 ) -> dict[str, Any]:
     carved = carve(device, progress)
     if carved is None and isinstance(damage, NotAnImageError):
-        raise damage
+        raise NotAnImageError("not a ghostdump image, or no longer whole, and no frame of a dump is in it")
     if carved is None:
         return describe_nothing(Reason.REGION_UNKNOWN)
     extraction = extract(CarvedSource(device, *carved), store, retention, progress, opener, wish)
@@ -251,6 +251,8 @@ def describe_image(path: str, key: Secret = NO_KEY) -> dict[str, Any]:
             "filesystem_size_bytes": record.filesystem_size_bytes,
             "memory_bytes": record.memory_size_bytes,
             "encrypted": is_encrypted(record),
+            "level": _level_name(record.dump_level),
+            "parity_percent": record.parity_percent,
             "boot_count": record.boot_count,
             "boot_stage": BootStage(record.boot_stage).label,
             "last_run": _last_run_of(disk, path).describe() if is_readable and not is_in_use(descriptor) else None,
@@ -268,6 +270,11 @@ def describe_image(path: str, key: Secret = NO_KEY) -> dict[str, Any]:
             facts["region"] = {"size_bytes": extents.size_bytes, "extents": describe_extents(extents)}
             facts["dump"] = _describe_dump(disk, region_place(record)) if is_readable else None
         return facts
+
+
+def _level_name(number: int) -> str:
+    """A newer version may have written one that is not known here: arming refuses it."""
+    return DumpLevel(number).name.lower() if number in set(DumpLevel) else f"unknown ({number})"
 
 
 def _last_run_of(disk: OfflineDisk, path: str) -> LastRun:
