@@ -14,7 +14,7 @@ from dumpwriter import cli
 from dumpwriter.lab.bounds import Bounds
 from dumpwriter.lab.exploration import Certificate, explore
 from dumpwriter.lab.filesystem import read_tree, record
-from dumpwriter.lab.filesystemproof import FilesystemExperiment, by_e2fsck
+from dumpwriter.lab.filesystemproof import FilesystemExperiment, by_e2fsck, shrunk
 from dumpwriter.lab.script import PATHS, SCRIPTS, SIZES, VERBS, Operation, describe, parse
 from dumpwriter.machine.replay import replay
 from vdisk.blockdevice import Layer
@@ -229,6 +229,25 @@ def test_a_state_that_fails_is_replayed_by_its_line(
     monkeypatch.undo()
     assert cli.main(["lab", "filesystem", "--case", f"{script}:0:0"]) == 0
     assert "as synced" in capsys.readouterr().out
+
+
+def test_shrinking_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit_nothing(monkeypatch)
+    told: list[tuple[int, int]] = []
+    assert shrunk("mkdir d; sync; rmdir d", 0, Bounds(0, 0, 0), lambda done, total: told.append((done, total)))
+    assert told == sorted(told)
+    assert {(0, 3), (1, 3), (2, 3)} == set(told)
+
+
+@pytest.mark.parametrize("script", ["", " "])
+def test_an_empty_script_is_refused(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["lab", "filesystem", script]) == 2
+    assert "the script is empty" in capsys.readouterr().err
+
+
+def test_a_name_that_is_mistyped_is_answered_with_the_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["lab", "filesystem", "nmaes"]) == 2
+    assert "files, names, directories" in capsys.readouterr().err
 
 
 def test_a_script_that_fails_is_shrunk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,13 @@ def test_ctrl_c_ends_it_with_what_there_is_and_leaves_no_process() -> None:
     assert "1 of 1 planted faults found" in rest
 
 
+def test_no_score_is_made_of_nothing() -> None:
+    words = [*COMMAND, "lab", "mutate", CONTROL.name, "--seconds", "1"]
+    told = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    assert "no planted fault was hunted to its end" in told
+    assert "%" not in told
+
+
 def test_a_name_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["lab", "mutate", "no-such-fault"]) == 2
     assert "ghostdump lab mutate --list names them" in capsys.readouterr().err

@@ -165,6 +165,8 @@ def _counts(results: Sequence[Hunt]) -> tuple[int, int, float]:
 
 def _score(results: Sequence[Hunt]) -> str:
     planted, found, percent = _counts(results)
+    if not planted:
+        return "no planted fault was hunted to its end"
     slowest = max((result.cpu_seconds for result in results if result.experiment), default=0)
     return f"{found} of {planted} planted faults found: {percent} %; the slowest after {slowest:.1f} CPU seconds"
 

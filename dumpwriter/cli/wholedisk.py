@@ -34,6 +34,8 @@ DRAWN_OPERATIONS = 25
 
 def run_filesystem(arguments: argparse.Namespace) -> int:
     script = _drawn(arguments.seed) if arguments.script == DRAWN else arguments.script
+    if not script.strip():
+        raise UsageError("the script is empty: give a name or operations, or leave it out")
     if arguments.shrink:
         return _shrink(script, arguments)
     return _run("filesystem", FilesystemExperiment, script, arguments)
@@ -54,7 +56,8 @@ def _fail(request: str, failure: Exception) -> None:
 
 
 def _shrink(script: str, arguments: argparse.Namespace) -> int:
-    case = shrunk(script, arguments.seed, _bounds(arguments))
+    with progress_bar("shrink") as show:
+        case = shrunk(script, arguments.seed, _bounds(arguments), show)
     if case is None:
         raise UsageError("no state of this script fails within the bounds: there is nothing to shrink")
     print(command_line("lab", "filesystem", "--case", str(case)))
@@ -108,8 +111,9 @@ def _print_certificate(name: str, certificate: Certificate) -> None:
         f"  of an epoch all states up to {bounds.exhaustive}; else every prefix, each write lost and alone, "
         f"{bounds.tears} tears of each, {bounds.random} at random of seed {certificate.seed}"
     )
+    width = max(map(len, certificate.verdicts))
     for verdict, count in certificate.verdicts.items():
-        print(f"  {verdict:<20}{count:>9}")
+        print(f"  {verdict:<{width}}{count:>9}")
     for case, finding in certificate.examples:
         print(f"  {finding.verdict}: {finding.reason}")
         print(f"    {command_line('lab', name, '--case', str(case))}")

@@ -7,6 +7,7 @@ lets it judge the same states.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dumpwriter.lab.bounds import bounded_cuts
@@ -56,22 +57,28 @@ class FilesystemExperiment:
         return compare(found, self.history.allowed(span.end_event))
 
 
-def shrunk(script: str, seed: int, bounds: Bounds) -> Case | None:
-    """A state that fails, of what is left of a script when no operation can be left out; None where none fails."""
+def shrunk(script: str, seed: int, bounds: Bounds, progress: Callable[[int, int], None]) -> Case | None:
+    """A state that fails, of what is left of a script when no operation can be left out; None where none fails.
+
+    `progress` takes how many operations were tried, and all; at each state that is judged for it.
+    """
     operations = parse(SCRIPTS.get(script, script))
-    smallest = first_failure(script, seed, bounds)
-    for index in reversed(range(len(operations) if smallest else 0)):
+    count = len(operations)
+    smallest = first_failure(script, seed, bounds, partial(progress, 0, count))
+    for tried, index in enumerate(reversed(range(count if smallest else 0))):
         rest = (*operations[:index], *operations[index + 1 :])
-        failure = first_failure(describe(rest), seed, bounds)
+        failure = first_failure(describe(rest), seed, bounds, partial(progress, tried, count))
         if failure is not None:
             smallest, operations = failure, rest
     return smallest
 
 
-def first_failure(script: str, seed: int, bounds: Bounds) -> Case | None:
+def first_failure(script: str, seed: int, bounds: Bounds, judging: Callable[[], None]) -> Case | None:
+    """`judging` is called before each state."""
     experiment = FilesystemExperiment(script)
     for span in spans(experiment):
         for cut in bounded_cuts(span.epoch, bounds, CaseKey(script, seed, span.number)):
+            judging()
             if experiment.judge(span, state_of(span, cut)).reason:
                 return Case(script, span.number, cut)
     return None

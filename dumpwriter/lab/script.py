@@ -127,7 +127,10 @@ def _parse(words: list[str]) -> Iterator[Operation]:
     verb, *arguments = words
     shape = Shape(1, 1) if verb in MANY else VERBS.get(verb)
     if shape is None or len(arguments) != sum(shape):
-        raise UsageError(f"{' '.join(words)!r} is not an operation; give VERB PATH… NUMBER…, the verb of {_verbs()}")
+        raise UsageError(
+            f"{' '.join(words)!r} is not an operation; give VERB PATH… NUMBER…, the verb of {_verbs()}; or the name of "
+            f"a script: {', '.join(SCRIPTS)}"
+        )
     for word in arguments[: 1 if verb == "symlink" else shape.paths]:  # where a link leads may be anywhere
         _check_path(word)
     paths = tuple(path.encode() for path in arguments[: shape.paths])
