@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,10 +11,14 @@ import pytest
 from dumpwriter import cli
 from dumpwriter.lab.campaign import run_cases
 from dumpwriter.lab.case import describe_case, open_case
-from dumpwriter.lab.faults import Fault, FaultKind
+from dumpwriter.lab.chance import CaseKey, Chance
+from dumpwriter.lab.faults import Fault, FaultKind, draw_faults
+from dumpwriter.lab.faulttext import describe_faults, parse_faults
 from dumpwriter.lab.judging import Recovery
 from dumpwriter.lab.replay import Laboratory
+from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.shrinking import shrink
+from dumpwriter.lab.world import build_world, recording_of
 from dumpwriter.recovery import slots
 from vdisk.errors import UsageError
 
@@ -45,29 +50,74 @@ def test_a_replay_finds_what_the_campaign_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "reason"),
     [
-        "",
-        "zeros",
-        "zeros:1",
-        "zeros:1:2:3",
-        "zeros:a:b",
-        "elsewhere:1:2",
-        "zeros:bit-rot",
-        "zeros:bit-rot,0,0,0",
-        "zeros:bit-rot,0,0,0,0,0",
-        "zeros:rust,0,0,0,0",
-        "zeros:bit-rot,0,100,0,0",
-        "zeros:bit-rot,0,-512,0,0",
-        "zeros:bit-rot,0,0,0,4096",
-        "zeros:bit-rot,0,99999999488,0,0",
-        "zeros:unreadable-sectors,0,0,99999999488,0",
-        "zeros:bit-rot,0,0,0,0+",
+        ("", "the scenario one of pages, zeros, short, requests, parity"),
+        ("zeros", "give it as SCENARIO:SEED:NUMBER"),
+        ("zeros:1:2:3", "give it as SCENARIO:SEED:NUMBER"),
+        ("elsewhere:1:2", "the scenario one of pages"),
+        ("zeros:1", "'1' is no KIND,OPERATION,PLACE,LENGTH,BITS"),
+        ("zeros:a:b", "'a' is not a number from 0 on"),
+        ("zeros:-1:0", "'-1' is not a number from 0 on"),
+        ("zeros:0:-1", "'-1' is not a number from 0 on"),
+        ("zeros:0:1_0", "'1_0' is not a number from 0 on"),
+        ("zeros:0:9223372036854775808", "9223372036854775808 is more than 9223372036854775807"),
+        ("zeros:bit-rot", "'bit-rot' is no KIND,OPERATION,PLACE,LENGTH,BITS"),
+        ("zeros:bit-rot,0,0,0", "'bit-rot,0,0,0' is no KIND"),
+        ("zeros:bit-rot,0,0,0,0,0", "'bit-rot,0,0,0,0,0' is no KIND"),
+        ("zeros:rust,0,0,0,0", "the kind one of power-cut, lying-flush"),
+        ("zeros:bit-rot,0,0,0,0+", "'' is no KIND"),
+        ("zeros:bit-rot,0,100,0,0", "place 100 is no multiple of 512"),
+        ("zeros:bit-rot,0,-512,0,0", "'-512' is not a number from 0 on"),
+        ("zeros:bit-rot,0,0,0,4096", "a sector has no bit 4096"),
+        ("zeros:bit-rot,0,0,0,5000", "a sector has no bit 5000"),
+        ("zeros:power-cut,0,0,0,-1", "'-1' is no number of up to 17 bits"),
+        ("zeros:power-cut,0,0,0,131072", "'131072' is no number of up to 17 bits"),
+        ("zeros:bit-rot,0,99999999488,0,0", "512 bytes from place 99999999488 on leave the disk"),
+        ("zeros:unreadable-sectors,0,0,99999999488,0", "99999999488 bytes from place 0 on leave the disk"),
+        ("zeros:misdirected-write,4,{end},0,0", "from place {end} on leave the disk"),
+        ("zeros:moved-extent,0,{end},0,0", "from place {end} on leave the disk"),
+        ("zeros:moved-extent,8,0,0,0", "there is no extent 8 for a fault of the kind moved extent"),
+        ("zeros:dropped-write,17,0,0,0", "there is no operation 17 for a fault of the kind dropped write"),
+        ("zeros:dropped-write,3,0,0,0", "there is no operation 3 for"),
+        ("zeros:lying-flush,4,0,0,0", "there is no operation 4 for"),
+        ("zeros:power-cut,99,0,0,0", "there is no operation 99 for"),
+        ("zeros:disk-gone,17,0,0,0", "there is no operation 17 for"),
+        ("zeros:torn-write,4,0,99840,0", "operation 4 has no 99840 bytes, but "),
+        ("zeros:short-write,4,0,100,0", "length 100 is no multiple of 512"),
     ],
 )
-def test_what_is_no_case_is_told(line: str) -> None:
-    with pytest.raises(UsageError, match="is not a case"):
-        open_case(line)
+def test_what_is_no_case_is_told_with_the_reason(line: str, reason: str) -> None:
+    """`end` is where the disk has one sector left."""
+    end_bytes = len(build_world(SCENARIOS["zeros"]).before) - 512
+    with pytest.raises(UsageError, match=re.escape(reason.format(end=end_bytes))) as raised:
+        open_case(line.format(end=end_bytes))
+    assert "is not a case: " in str(raised.value)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_fault_that_is_drawn_comes_back_from_its_text(scenario: str) -> None:
+    world = build_world(SCENARIOS[scenario])
+    recording = recording_of(world)
+    for number in range(500):
+        faults = draw_faults(Chance(CaseKey(scenario, SEED, number)), recording)
+        assert parse_faults(describe_faults(faults), recording) == faults
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("run", "nope"), "argument SCENARIO: 'nope' is none of pages, zeros, short, requests, parity"),
+        (("prove", "--writes", "17"), "argument --writes: 17 are too many: the states double with each, so 16 is the"),
+        (("prove", "--writes", "0"), "argument --writes: '0' is not a number from 1 on"),
+        (("recovery", "nope"), "argument PROCEDURE: 'nope' is none of boot, partial, several, image"),
+        (("recovery", "--case", "nope:0:0"), "a case begins with one of boot, partial, several, image"),
+        (("filesystem", "--exhaustive", "-1"), "argument --exhaustive: '-1' is not a number from 0 on"),
+    ],
+)
+def test_bad_arguments_are_told_in_words(words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["lab", *words]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_the_timeline_tells_what_became_of_each_operation(capsys: pytest.CaptureFixture[str]) -> None:

@@ -217,6 +217,36 @@ def test_what_cannot_be_tried_is_refused() -> None:
         Trial(never_the_same, counts, SIZE_BYTES)
     with pytest.raises(UsageError, match="24 writes in flight leave 16777216 states"):
         Trial(too_many_in_flight, counts, 24 * SECTOR).prove()
-    for line in ("nonsense", "power-cut,1", "bit-rot,0,512000,0,1"):
-        with pytest.raises(UsageError, match="no case of this writer"):
+    for size_bytes, before in ((1000, b""), (0, b""), (-SECTOR, b""), (SECTOR, bytes(SECTOR + 1))):
+        with pytest.raises(UsageError, match=f"size_bytes is {size_bytes}: give whole sectors"):
+            Trial(count, counts, size_bytes, before)
+    for cases in (0, -1):
+        with pytest.raises(UsageError, match=f"run\\(\\) with {cases} cases tries nothing"):
+            Trial(count, counts, SIZE_BYTES).run(seed=1, cases=cases)
+    for line, reason in (
+        ("nonsense", "is no KIND,OPERATION"),
+        ("power-cut,1", "is no KIND,OPERATION"),
+        ("bit-rot,0,512000,0,1", "leave the disk, which has 4096"),
+        ("power-cut,7,0,0,0", "there is no operation 7"),
+        ("failed-operation,6,0,0,0", "there is no operation 6"),
+        ("torn-write,1,0,512,0", "there is no operation 1 for a fault of the kind torn write"),
+        ("moved-extent,0,0,0,0", "there is no extent 0"),
+    ):
+        with pytest.raises(UsageError, match=f"no case of this writer: .*{reason}"):
             Trial(count, counts, SIZE_BYTES).replay(line)
+
+
+def answering(answer: object) -> Callable[[BlockDevice, tuple[object, ...]], object]:
+    return lambda disk, promised: answer
+
+
+def test_a_check_that_returns_what_it_finds_is_understood_or_refused() -> None:
+    def is_zero(disk: BlockDevice, promised: tuple[object, ...]) -> bool:
+        return not any(disk.read(0, SECTOR))
+
+    with pytest.raises(AssertionError, match=r"^check\(\) returned False\n"):
+        Trial(count, is_zero, 3 * SECTOR).prove()
+    assert Trial(count, answering(True), 3 * SECTOR).prove() == 7
+    for answer in (["a fault"], [], 0, "wrong"):
+        with pytest.raises(UsageError, match=re.escape(f"check() returned {answer!r}: let it raise")):
+            Trial(count, answering(answer), 3 * SECTOR).prove()

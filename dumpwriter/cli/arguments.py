@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -27,11 +28,12 @@ from vdisk.bootarea import BootStage
 from vdisk.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 Value = TypeVar("Value")
 
 RECOVERIES = ("boot", "partial", "several", "image")  # of the laboratory, which is slow to import
+WRITES_MAX = 16  # in flight: 2^17 states and more
 CRASH_STAGES = tuple(stage.label for stage in BootStage if stage != BootStage.OFF)
 EPILOG = """exit codes: 0 done, 1 failed or a verdict less than COMPLETE, 2 bad usage.
 Start with: ghostdump create disk.img --size 1GiB --memory 64MiB"""
@@ -301,11 +303,10 @@ def _lab_prove(commands: Any) -> None:
     _scenario(command)
     command.add_argument(
         "--writes",
-        type=int,
-        choices=range(1, 17),
+        type=_typed(_parse_writes),
         default=8,
         metavar="N",
-        help="writes in flight, 1 to 16; 8 by default",
+        help=f"writes in flight, 1 to {WRITES_MAX}; 8 by default",
     )
     _json(command)
 
@@ -366,7 +367,7 @@ def _lab_recovery(commands: Any) -> None:
     command.add_argument(
         "procedure",
         nargs="?",
-        choices=RECOVERIES,
+        type=_typed(functools.partial(_parse_name, RECOVERIES)),
         default=RECOVERIES[0],
         metavar="PROCEDURE",
         help=", ".join(RECOVERIES),
@@ -409,7 +410,12 @@ def _bounds(command: argparse.ArgumentParser) -> None:
 
 def _scenario(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "scenario", nargs="?", choices=SCENARIOS, default="pages", metavar="SCENARIO", help=", ".join(SCENARIOS)
+        "scenario",
+        nargs="?",
+        type=_typed(functools.partial(_parse_name, SCENARIOS)),
+        default="pages",
+        metavar="SCENARIO",
+        help=", ".join(SCENARIOS),
     )
 
 
@@ -463,6 +469,18 @@ def _parity(command: argparse.ArgumentParser, summary: str) -> None:
 
 def _json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _parse_name(names: Iterable[str], text: str) -> str:
+    if text not in names:
+        raise UsageError(f"{text!r} is none of {', '.join(names)}")
+    return text
+
+
+def _parse_writes(text: str) -> int:
+    if parse_count(text) > WRITES_MAX:
+        raise UsageError(f"{text} are too many: the states double with each, so {WRITES_MAX} is the most")
+    return int(text)
 
 
 def _parse_command(text: str) -> list[str]:

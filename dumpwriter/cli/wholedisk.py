@@ -47,7 +47,7 @@ def run_recovery(arguments: argparse.Namespace) -> int:
 
 def _recovery(subject: str) -> RecoveryExperiment:
     if subject not in PROCEDURES:
-        raise UsageError(f"{subject!r} is not a recovery: a case begins with one of {[*PROCEDURES]}")
+        raise UsageError(f"{subject!r} is not a recovery: a case begins with one of {', '.join(PROCEDURES)}")
     return RecoveryExperiment(subject, lambda device: trio.run(replay, device, _fail))
 
 

@@ -1,7 +1,7 @@
 """A writer of your own, tried with the faults of the laboratory. docs/own-writer.md shows how.
 
     write(disk, promise)    writes to the disk, and calls promise(something) as soon as that is safe
-    check(disk, promised)   reads the disk, and raises an exception where it is not what it must be
+    check(disk, promised)   reads the disk, and raises an exception where it is not what it must be, or returns False
 
 `write` runs over a disk in memory. It must ask for the same whenever it is told the same: no clock, no chance, no
 threads. `check` gets a disk of its own, on which it may write, for every state that a fault can leave.
@@ -73,6 +73,10 @@ class Trial:
         before: bytes = b"",
         budget: Collection[FaultKind] = KEEPS_ITS_WORD,
     ) -> None:
+        if size_bytes < 1 or size_bytes % SECTOR_SIZE_BYTES or len(before) > size_bytes:
+            raise UsageError(
+                f"size_bytes is {size_bytes}: give whole sectors of {SECTOR_SIZE_BYTES}, with room for before"
+            )
         self._write = write
         self._check = check
         self._budget = budget
@@ -108,7 +112,12 @@ class Trial:
         return states
 
     def run(self, seed: int, cases: int) -> None:
-        """Check `cases` cases of one to three faults. Raises `AssertionError` for the first that is wrong."""
+        """Check `cases` cases of one to three faults. Raises `AssertionError` for the first that is wrong.
+
+        Raises `UsageError` where there is none.
+        """
+        if cases < 1:
+            raise UsageError(f"run() with {cases} cases tries nothing: give it one at least")
         for number in range(cases):
             faults = draw_faults(Chance(CaseKey("trial", seed, number)), self._recording)
             if self._failure_under(faults) is not None:
@@ -118,8 +127,8 @@ class Trial:
         """Check the case that an `AssertionError` named. Raises it again, or `UsageError` where it is no case."""
         try:
             parsed = parse_faults(faults, self._recording) if faults else ()
-        except ValueError:
-            raise UsageError(f"{faults!r} is no case of this writer: take it as the message names it") from None
+        except UsageError as reason:
+            raise UsageError(f"{faults!r} is no case of this writer: {reason}") from None
         failure = self._failure_under(parsed)
         if failure is not None:
             raise AssertionError(self._story(parsed, failure)) from failure
@@ -135,12 +144,12 @@ class Trial:
     def _failure(self, state: DiskState, promised: tuple[object, ...]) -> Exception | None:
         disk = MemoryDisk(state.size_bytes, DiskState(state.base, state.patches).read(0, state.size_bytes))
         try:
-            self._check(PassingErrors(MediaFaults(disk, lambda: state.bad_runs), state.passing_runs), promised)
+            answer = self._check(PassingErrors(MediaFaults(disk, lambda: state.bad_runs), state.passing_runs), promised)
         except DeviceError as failure:
             return failure if promised or not (state.bad_runs or state.passing_runs) else None
         except Exception as failure:
             return failure
-        return None
+        return _as_failure(answer)
 
     def _promised(self, faults: Sequence[Fault]) -> tuple[object, ...]:
         run = self._run_under(faults)
@@ -201,6 +210,15 @@ class _ByWrites(Layer):
 
     def discard(self, offset_bytes: int, length_bytes: int) -> None:
         self.write_from(offset_bytes, bytes(length_bytes))
+
+
+def _as_failure(answer: object) -> Exception | None:
+    """What a check returns is easily taken for what it finds, so nothing that could be meant so is passed over."""
+    if answer is False:
+        return AssertionError("check() returned False")
+    if answer is None or answer is True:
+        return None
+    raise UsageError(f"check() returned {answer!r}: let it raise an exception where the disk is wrong, or return False")
 
 
 def _as_faults(first_write: int, end: int, cut: Cut) -> Iterator[Fault]:
