@@ -132,6 +132,18 @@ def commit_without_a_flush_before_the_commit_block(patch: pytest.MonkeyPatch) ->
     patch.setattr(Log, "append", in_one)
 
 
+def empty_the_journal_without_a_flush_before(patch: pytest.MonkeyPatch) -> None:
+    checkpoint = Committer.checkpoint
+
+    def unflushed(self: Committer) -> None:
+        device = self._volume.device
+        self._volume.device = Unflushed(device)
+        checkpoint(self)
+        self._volume.device = device
+
+    patch.setattr(Committer, "checkpoint", unflushed)
+
+
 def tell_e2fsck_of_other_blocks(patch: pytest.MonkeyPatch) -> None:
     body = TransactionEncoder.body
 
@@ -152,6 +164,7 @@ SYNCED_TWICE = "write a 0 5000; sync; mkdir d; rename a d/a; sync"
         (forget_to_say_that_there_is_a_journal, SYNCED_TWICE, "broken"),
         (commit_without_a_flush_before_the_commit_block, SYNCED_TWICE, "mixed"),
         (tell_e2fsck_of_other_blocks, SYNCED_TWICE, "broken"),
+        (empty_the_journal_without_a_flush_before, "files", "broken"),  # the script that is the default
     ],
 )
 def test_a_fault_in_the_filesystem_is_found(

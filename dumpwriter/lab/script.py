@@ -82,9 +82,10 @@ MANY: dict[str, Callable[[bytes, int], Iterator[Operation]]] = {
 }
 
 SCRIPTS = {
-    "files": (
+    "files": (  # at its end the journal is emptied
         "write a 0 9000; write b 0 100; sync; append a 5000; write b 0 200; fsync b; truncate a 4097; append b 40000; "
-        "sync; unlink a; write c 0 20000; sync; write b 2000 3000; truncate c 5; append c 9000; write d 50000 10; sync"
+        "sync; unlink a; write c 0 20000; sync; write b 2000 3000; truncate c 5; append c 9000; write d 50000 10; "
+        "sync; reopen"
     ),
     "names": (
         "mkdir d; mkdir e; write d/a 0 3000; sync; rename d/a e/a; link e/a d/b; sync; write d/c 0 5000; "
