@@ -188,7 +188,7 @@ def test_a_terminal_gets_no_dump(machine: Machine, vmcore: Path) -> None:
     [
         (("{vmcore}", "--to", "kdump", "-o", "-"), 2, "kdump-flattened"),
         (("{vmcore}", "--to", "elf", "--compress", "zlib", "-o", "new"), 2, "never compressed"),
-        (("{vmcore}", "--to", "core", "-o", "new"), 2, "invalid choice"),
+        (("{vmcore}", "--to", "core", "-o", "new"), 2, "'core' is none of "),
         (("{vmcore}", "--to", "elf", "-o", "there"), 2, "--force"),
         (("{vmcore}", "--to", "elf", "-o", "{vmcore}", "--force"), 2, "the dump itself"),
         (("{vmcore}", "--to", "elf", "-o", ""), 2, "names no file"),
