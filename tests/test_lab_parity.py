@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dumpwriter.crash import dump
+from dumpwriter.formats.region import FrameKind
 from dumpwriter.lab.campaign import run_cases
 from dumpwriter.lab.faults import Fault, FaultKind
 from dumpwriter.lab.judging import Expectation, Recovery, is_whole
@@ -21,7 +23,10 @@ from tests.second_reader import SecondReader
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dumpwriter.crash.dump import DumpJob, Progress
+    from dumpwriter.frames import FramePlan
     from dumpwriter.recovery.rebuilding import Rebuilt
+    from vdisk.errors import DeviceError
 
 SECTOR = 512
 
@@ -32,13 +37,16 @@ def world() -> World:
 
 
 def lost(world: World, slot: int, kind: FaultKind = FaultKind.UNREADABLE) -> Fault:
-    runs = {frame.plan.sequence: frame.runs for frame in world.frames} | {place[0]: place[1] for place in world.parity}
+    slots = [frame.plan.sequence for frame in world.frames] + [place.slot for place in (*world.parity, *world.spares)]
+    runs = dict(zip(slots, world.places, strict=True))
     return Fault(kind, place_bytes=runs[slot][0].physical_bytes, length_bytes=SECTOR)
 
 
-def test_the_world_has_two_sets_of_two_groups(world: World) -> None:
+def test_the_world_has_two_sets_of_two_groups_and_two_slots_to_spare(world: World) -> None:
     assert [frame.plan.sequence for frame in world.frames] == [*range(8), *range(10, 18)]
     assert [place.slot for place in world.parity] == [8, 9, 18, 19]
+    assert [place.slot for place in world.spares] == [20, 21]
+    assert sorted(map(sorted, world.groups)) == [[0, 2, 4, 6], [1, 3, 5, 7], [10, 12, 14, 16], [11, 13, 15, 17]]
 
 
 @pytest.mark.parametrize(
@@ -66,14 +74,56 @@ def test_one_of_each_group_comes_back(
 
 
 def test_what_could_not_be_written_comes_back_where_nothing_else_of_its_group_is_lost(world: World) -> None:
-    """Sectors that are bad for ever take no frame, and there is no slot to spare: parity has it."""
+    """Sectors that are bad for ever take no frame, and the slots to spare neither: parity has it."""
     passages = Passages(recording_of(world))
-    bad = lost(world, 4, FaultKind.BAD_SECTORS)
-    alone, beside = passages.state_after([bad]), passages.state_after([bad, lost(world, 6)])
+    bad = [lost(world, slot, FaultKind.BAD_SECTORS) for slot in (4, 20, 21)]
+    alone, beside = passages.state_after(bad), passages.state_after([*bad, lost(world, 6)])
     for state, missing in ((alone, 0), (beside, 2 * 63)):
         expected = Expectation(world).of(state)
         assert sum(run.page_count for run in expected.missing or ()) == missing
         assert Recovery(world).read(state).is_as(expected)
+
+
+@pytest.mark.parametrize(
+    ("slots_bad", "slots_lost", "pages_missing"),
+    [
+        ((4,), (), 0),
+        ((4,), (20,), 0),  # where it was moved to
+        ((4,), (20, 6), 2 * 63),
+        ((4, 20), (21,), 0),  # the first spare slot does not take it, either
+        ((4, 6), (20,), 0),
+        ((4, 6), (20, 21), 2 * 63),
+        ((4, 5), (20, 21), 0),
+        ((4, 5, 6), (20,), 63 * 2),  # no slot is left for the third, of the group of the first
+        ((0, 17), (20, 21), 0),
+        ((8,), (2,), 0),  # parity is moved as well
+        ((8,), (2, 20), 63),
+    ],
+)
+def test_what_is_moved_is_found_where_it_is_and_rebuilt(
+    world: World, slots_bad: tuple[int, ...], slots_lost: tuple[int, ...], pages_missing: int
+) -> None:
+    faults = [lost(world, slot, FaultKind.BAD_SECTORS) for slot in slots_bad]
+    state = Passages(recording_of(world)).state_after([*faults, *(lost(world, slot) for slot in slots_lost)])
+    expected = Expectation(world).of(state)
+    assert sum(run.page_count for run in expected.missing or ()) == pages_missing
+    assert Recovery(world).read(state).is_as(expected)
+    assert SecondReader(world).read(state).is_as(expected)
+
+
+def moves_nothing(job: DumpJob, frame: FramePlan, slot: memoryview, progress: Progress, failure: DeviceError) -> None:
+    progress.count_failed(failure)
+    assert job.parity is not None
+    if frame.kind != FrameKind.PARITY:
+        job.parity.cover_lost(frame.sequence, dump._fill_slot(job, frame, slot))
+
+
+def test_a_writer_that_moves_nothing_is_found_though_parity_makes_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dump, "_write_further_on", moves_nothing)
+    crippled = build_world(SCENARIOS["parity"])
+    outcome = run_cases(crippled, [RememberingRecovery(crippled)], 5, range(120))
+    assert outcome.disagreements and not outcome.wrong_bytes
+    assert "a spare slot would have taken" in str(outcome.examples[0])
 
 
 def test_whatever_goes_wrong_recovery_gives_just_what_is_left_and_what_parity_gives(world: World) -> None:

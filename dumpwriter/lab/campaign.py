@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.faults import FaultKind, draw_faults
 from dumpwriter.lab.judging import Expectation
+from dumpwriter.lab.lostframes import is_one_left_unmoved
 from dumpwriter.lab.passage import Passages
-from dumpwriter.lab.tally import Disagreement, Stray, Tally
+from dumpwriter.lab.tally import Disagreement, Stray, Tally, Unmoved
 from dumpwriter.lab.world import recording_of
 from dumpwriter.verdict import Verdict
 
@@ -39,7 +40,7 @@ class Outcome(NamedTuple):
     strays: int
     verdicts: dict[Verdict, int]
     faults: dict[FaultKind, int]
-    examples: tuple[Disagreement | Stray, ...]
+    examples: tuple[Disagreement | Stray | Unmoved, ...]
     verdict_digest: str
 
     @property
@@ -71,6 +72,8 @@ class Bench:
             tally.judge(key, self._passages.state_after(faults))
             if self._passages.strays_under(faults):
                 tally.count_stray(key)
+            if self._world.spares and is_one_left_unmoved(self._world, faults, self._passages.trace_under(faults)):
+                tally.count_unmoved(key)
         return self._outcome(seed, tally, kinds)
 
     def _outcome(self, seed: int, tally: Tally, kinds: Counter[FaultKind]) -> Outcome:

@@ -1,7 +1,8 @@
 """The judgement on recovery: what it makes of a disk, against what the disk holds.
 
 What must come out is decided without any check sum: a frame is to be believed where every byte of it is on the disk as
-the dump wrote it and can be read, or where such a parity frame gives it back, and nowhere else. From the frames that
+the dump wrote it, to its own slot or to a spare one, and can be read, or where such a parity frame gives it back, and
+nowhere else. From the frames that
 are whole follow the pages, and from these the verdict. A reader is anything that makes pages of a disk: the product's
 recovery is one, and whoever has another one, sharing no code with it, lets it judge the same states.
 
@@ -16,7 +17,7 @@ import operator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, FrameKind, PageRun
-from dumpwriter.lab.lostframes import ParityOnDisk, rebuilt
+from dumpwriter.lab.lostframes import Holding, LaterSlots, rebuilt
 from dumpwriter.lab.memo import Memo
 from dumpwriter.lab.pieces import Pieces
 from dumpwriter.recovery.pageset import PageSet
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from dumpwriter.lab.diskstate import DiskState
-    from dumpwriter.lab.lostframes import Covers
+    from dumpwriter.lab.lostframes import Found
     from dumpwriter.lab.world import PlacedFrame, World
     from dumpwriter.recovery.scan import Findings
 
@@ -62,8 +63,8 @@ class Expectation:
 
     def __init__(self, world: World) -> None:
         self._frames = world.frames
-        self._parity = ParityOnDisk(world, VERSIONS_MAX)
-        self._pieces = Pieces([*(frame.runs for frame in world.frames), *(place.runs for place in world.parity)])
+        self._later = LaterSlots(world, VERSIONS_MAX)
+        self._pieces = Pieces(world.places)
         self._memory = PageRun(0, world.scenario.pages)
         self._is_whole: Memo[bool] = Memo(VERSIONS_MAX)
         self._readings: Memo[Reading] = Memo(VERSIONS_MAX)
@@ -72,17 +73,19 @@ class Expectation:
         """A state is compared only where it differs from those before it; equal versions are equal bytes."""
         versions = self._pieces.versions(state)
         whole = tuple(map(functools.partial(self._holds, state), self._frames, versions))
-        of_parity = enumerate(versions[len(self._frames) :])
-        covers = tuple(self._parity.covers(state, number, version) for number, version in of_parity)
-        return self._readings.get((whole, covers), lambda: self._reading(whole, covers))
+        behind = enumerate(versions[len(self._frames) :])
+        later = tuple(self._later.found(state, number, version) for number, version in behind)
+        return self._readings.get((whole, later), lambda: self._reading(whole, later))
 
     def _holds(self, state: DiskState, frame: PlacedFrame, version: Hashable) -> bool:
         return self._is_whole.get((frame.plan.sequence, version), lambda: is_whole(state, frame))
 
-    def _reading(self, whole: tuple[bool, ...], covers: tuple[Covers, ...]) -> Reading:
-        slots = frozenset(frame.plan.sequence for frame, holds in zip(self._frames, whole, strict=True) if holds)
-        slots |= rebuilt(covers, slots)
-        plans = [frame.plan for frame in self._frames if frame.plan.sequence in slots]
+    def _reading(self, whole: tuple[bool, ...], later: tuple[Found, ...]) -> Reading:
+        own = [frame.plan.sequence for frame, holds in zip(self._frames, whole, strict=True) if holds]
+        holdings = frozenset(Holding(slot, slot) for slot in own).union(*(found.holdings for found in later))
+        holdings |= rebuilt([found.covers for found in later], holdings)
+        planned = {holding.planned for holding in holdings}
+        plans = [frame.plan for frame in self._frames if frame.plan.sequence in planned]
         pages = PageSet.of(run for plan in plans for run in plan.runs)
         missing = tuple(pages.missing_from([self._memory])) if plans else ()  # without a frame, no size of memory
         present = pages.runs()

@@ -14,7 +14,7 @@ import blake3
 from dumpwriter.lab.diskstate import DiskState
 from dumpwriter.lab.enumeration import Cut, cuts, epochs, expected_count, sectors, state_after
 from dumpwriter.lab.judging import Expectation
-from dumpwriter.lab.tally import Disagreement, Stray, Tally
+from dumpwriter.lab.tally import Disagreement, Stray, Tally, Unmoved
 from dumpwriter.lab.world import recording_of
 from dumpwriter.verdict import Verdict
 
@@ -51,7 +51,7 @@ class Certificate(NamedTuple):
     wrong_bytes: int
     disagreements: int
     verdicts: dict[Verdict, int]
-    examples: tuple[Disagreement | Stray, ...]
+    examples: tuple[Disagreement | Stray | Unmoved, ...]
     undisturbed: Verdict
     planned: Verdict
     premature: int

@@ -12,7 +12,8 @@ from dumpwriter.verdict import Verdict
 class Scenario(NamedTuple):
     """A memory, data before zeros, and into how many pieces the part of the region falls that its frames take.
 
-    A region that lacks slots has no room for the pages that are worth the least. None has a slot to spare.
+    A region that lacks slots has no room for the pages that are worth the least. One with slots to spare has room for
+    so many frames that their own slot does not take.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Scenario(NamedTuple):
     zero_pages: int
     writes_in_flight: int
     slots_lacking: int = 0
+    slots_spare: int = 0
     parity_percent: int = NO_PARITY
 
     @property
@@ -39,6 +41,6 @@ SCENARIOS = {
         Scenario("zeros", data_pages=48, zero_pages=16, writes_in_flight=8),
         Scenario("short", data_pages=128, zero_pages=16, writes_in_flight=8, slots_lacking=1),
         Scenario("requests", data_pages=512, zero_pages=0, writes_in_flight=8),
-        Scenario("parity", data_pages=14 * COVERED_PAGES_MAX, zero_pages=0, writes_in_flight=1, parity_percent=100),
+        Scenario("parity", 14 * COVERED_PAGES_MAX, 0, writes_in_flight=1, slots_spare=2, parity_percent=100),
     )
 }

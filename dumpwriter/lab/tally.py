@@ -46,6 +46,15 @@ class Stray(NamedTuple):
         return f"the writer left the region's extents: {self.case}"
 
 
+class Unmoved(NamedTuple):
+    """A case in which the writer gave a frame up while there was a slot for it."""
+
+    case: str
+
+    def __str__(self) -> str:
+        return f"the writer left a frame out that a spare slot would have taken: {self.case}"
+
+
 class Tally:
     """`verdicts` and the digest are of what the first reader found, the rest of all of them."""
 
@@ -54,7 +63,7 @@ class Tally:
         self._readers = readers
         self.cases = self.wrong_bytes = self.disagreements = self.strays = 0
         self.verdicts: Counter[Verdict] = Counter()
-        self.examples: list[Disagreement | Stray] = []
+        self.examples: list[Disagreement | Stray | Unmoved] = []
         self._sum = 0
 
     def judge(self, case: object, state: DiskState) -> Reading:
@@ -75,7 +84,12 @@ class Tally:
         self.strays += 1
         self._keep(Stray(str(case)))
 
-    def _keep(self, example: Disagreement | Stray) -> None:
+    def count_unmoved(self, case: object) -> None:
+        """As a disagreement: of what the disk could hold, with what it was given."""
+        self.disagreements += 1
+        self._keep(Unmoved(str(case)))
+
+    def _keep(self, example: Disagreement | Stray | Unmoved) -> None:
         if len(self.examples) < DISAGREEMENTS_MAX:
             self.examples.append(example)
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from dumpwriter.crash.protection import ParitySet
     from dumpwriter.frames import FramePlan
     from dumpwriter.lab.recording import Around
     from dumpwriter.lab.scenario import Scenario
@@ -68,8 +69,8 @@ class PlacedFrame(NamedTuple):
     content: bytes
 
 
-class ParitySlot(NamedTuple):
-    """A slot that is planned for parity. What a writer puts there follows from the frames that it could write."""
+class LaterSlot(NamedTuple):
+    """A slot for parity, or one to spare. What a writer puts there follows from the frames that it could write."""
 
     slot: int
     runs: tuple[Run, ...]
@@ -85,7 +86,15 @@ class World(NamedTuple):
     before: bytes
     trace: tuple[Event, ...]
     frames: tuple[PlacedFrame, ...]
-    parity: tuple[ParitySlot, ...] = ()
+    parity: tuple[LaterSlot, ...] = ()
+    spares: tuple[LaterSlot, ...] = ()
+    groups: tuple[frozenset[int], ...] = ()  # by slots, of the frames that one parity frame is to cover
+
+    @property
+    def places(self) -> tuple[tuple[Run, ...], ...]:
+        """Where each frame lies, each parity frame, and what is moved to a spare slot: in this order."""
+        frames = (frame.runs for frame in self.frames)
+        return *frames, *(later.runs for later in (*self.parity, *self.spares))
 
     @property
     def headers(self) -> tuple[Run, ...]:
@@ -113,11 +122,13 @@ def build_world(scenario: Scenario) -> World:
         dump.arm_region(Mapped(disk, extents), dump_identity, extents, ARMED_TIME_NS)
         world = World(scenario, dump_identity, extents, _memory(scenario, dump_identity), bytes(disk.content), (), ())
         job, trace = _carry_out(world, disk, lambda lower: lower)
-    slots = [slot for one in job.plan.sets for slot in one.parity_slots]
+    parity = [slot for one in job.plan.sets for slot in one.parity_slots]
     return world._replace(
         trace=trace,
         frames=tuple(_place(frame, job, disk) for frame in job.plan.frames),
-        parity=tuple(ParitySlot(slot, tuple(extents.runs(slot_offset_bytes(slot), SLOT_SIZE_BYTES))) for slot in slots),
+        parity=tuple(_later_slot(slot, extents) for slot in parity),
+        spares=tuple(_later_slot(slot, extents) for slot in job.spare_slots),
+        groups=tuple(itertools.chain.from_iterable(map(_groups, job.plan.sets))),
     )
 
 
@@ -128,16 +139,15 @@ def recording_of(world: World) -> Recording:
         return _carry_out(world, MemoryDisk(len(world.before), world.before), around)[1]
 
     extents = world.extents.runs(0, world.extents.size_bytes)
-    places = [*(frame.runs for frame in world.frames), *(parity.runs for parity in world.parity)]
-    frames = [run.physical_bytes for runs in places for run in runs]
-    return Recording(world.before, world.trace, again, extents, frames)
+    places = [run.physical_bytes for runs in world.places for run in runs]
+    return Recording(world.before, world.trace, again, extents, places)
 
 
 def cut_region(scenario: Scenario) -> ExtentMap:
     """Pieces of about one size, the last one first on the disk, so that no two writes can be one."""
     pages_max = FRAME_PAGES_MAX if scenario.parity_percent == NO_PARITY else COVERED_PAGES_MAX
     frames = META_COPIES + -(-scenario.data_pages // pages_max) + bool(scenario.zero_pages)
-    slots = frames + parity_slot_count(frames, scenario.parity_percent) - scenario.slots_lacking
+    slots = frames + parity_slot_count(frames, scenario.parity_percent) - scenario.slots_lacking + scenario.slots_spare
     end_block = (slot_offset_bytes(slots) + BLOCK_SIZE_BYTES) // BLOCK_SIZE_BYTES
     first_block = FIRST_SLOT_OFFSET_BYTES // BLOCK_SIZE_BYTES
     frame_blocks = slot_offset_bytes(slots - 1) // BLOCK_SIZE_BYTES + 1 - first_block  # the last has a block at least
@@ -207,6 +217,15 @@ def _job(world: World, disk: BlockDevice) -> DumpJob:
         armed_time_ns=ARMED_TIME_NS,
         parity=Parity(plan, [SetBuffers() for _ in plan.sets]),
     )
+
+
+def _later_slot(slot: int, extents: ExtentMap) -> LaterSlot:
+    return LaterSlot(slot, tuple(extents.runs(slot_offset_bytes(slot), SLOT_SIZE_BYTES)))
+
+
+def _groups(one: ParitySet) -> list[frozenset[int]]:
+    numbers = range(one.groups)
+    return [frozenset(slot for slot in one.frame_slots if one.group_of(slot) == number) for number in numbers]
 
 
 def _place(frame: FramePlan, job: DumpJob, disk: MemoryDisk) -> PlacedFrame:
