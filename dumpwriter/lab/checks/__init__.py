@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dumpwriter.lab.checks import (
     arithmetic,
+    covering,
     elsewhere,
     explanations,
     extras,
@@ -45,6 +46,12 @@ CHECKS: dict[str, Callable[[], None]] = {
     "headers in time": writing.headers_in_time,
     "headers that tell": writing.headers_that_tell,
     "nothing outside": writing.nothing_outside,
+    "requests that come late": covering.requests_that_come_late,
+    "reads that fail": covering.reads_that_fail,
+    "frames that lie twice": covering.frames_that_lie_twice,
+    "words of the writer": covering.words_of_the_writer,
+    "sets that were cut": covering.sets_that_were_cut,
+    "frames that no slot takes": covering.frames_that_no_slot_takes,
     "damaged frames": extras.damaged_frames,
     "secondary data": extras.secondary_data,
     "blobs that were torn": extras.blobs_that_were_torn,

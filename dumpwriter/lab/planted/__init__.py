@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dumpwriter.lab.planted import beside, carrying_out, framing, judging, reading
+from dumpwriter.lab.planted import beside, carrying_out, covering, framing, judging, reading
 from dumpwriter.lab.planting import PlantedFault
 
 # What finds this one finds something wrong in the product as it is.
@@ -10,5 +10,5 @@ CONTROL = PlantedFault(
     "nothing", "dumpwriter.verdict", "class Verdict(StrEnum):", "class Verdict(StrEnum):", "Nothing is broken."
 )
 
-_ALL = (*framing.FAULTS, *carrying_out.FAULTS, *beside.FAULTS, *reading.FAULTS, *judging.FAULTS)
+_ALL = (*framing.FAULTS, *carrying_out.FAULTS, *covering.FAULTS, *beside.FAULTS, *reading.FAULTS, *judging.FAULTS)
 FAULTS = {fault.name: fault for fault in _ALL}
