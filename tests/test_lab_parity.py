@@ -96,6 +96,7 @@ def test_what_could_not_be_written_comes_back_where_nothing_else_of_its_group_is
         ((4, 5), (20, 21), 0),
         ((4, 5, 6), (20,), 63 * 2),  # no slot is left for the third, of the group of the first
         ((0, 17), (20, 21), 0),
+        ((17,), (13,), 0),  # the last frame of metadata, which is as the first would be there
         ((8,), (2,), 0),  # parity is moved as well
         ((8,), (2, 20), 63),
     ],

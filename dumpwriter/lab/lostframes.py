@@ -67,10 +67,9 @@ class LaterSlots:
             for covers in self._coverings(_named(block)):
                 if _begins_with(state, place, self._parity_frame(place.slot, covers)):
                     return Found(covers=frozenset(covers))
-            for planned in self._frames if place.slot in self._spares else ():
-                holding = Holding(place.slot, planned)
-                if _begins_with(state, place, self._content(holding)):
-                    return Found(holdings=frozenset([holding]))
+            if place.slot in self._spares:  # both frames of metadata are the same there
+                holdings = (Holding(place.slot, planned) for planned in self._frames)
+                return Found(frozenset(one for one in holdings if _begins_with(state, place, self._content(one))))
         except DeviceError:
             pass
         return Found()
