@@ -12,3 +12,4 @@ CONTROL = PlantedFault(
 
 _ALL = (*framing.FAULTS, *carrying_out.FAULTS, *covering.FAULTS, *beside.FAULTS, *reading.FAULTS, *judging.FAULTS)
 FAULTS = {fault.name: fault for fault in _ALL}
+assert len(FAULTS) == len(_ALL), "two planted faults have one name"

@@ -62,7 +62,7 @@ FAULTS = (
         "A set in which the time budget ends has no parity.",
     ),
     PlantedFault(
-        "whole-without-metadata",
+        "committed-without-metadata",
         DUMP,
         "self.pages_written == plan.pages_wanted and self._has_metadata",
         "self.pages_written == plan.pages_wanted",
