@@ -16,6 +16,7 @@ from dumpwriter.cli import FAILED_EXIT_CODE, INTERRUPTED_EXIT_CODE
 from dumpwriter.cli.findings import print_findings, versions
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import print_json
+from dumpwriter.formats.region import VERSION
 from dumpwriter.lab.shard import Campaign, Part, Shard, apart, cut, left_of, together
 from dumpwriter.sizes import NUMBER_MAX
 from dumpwriter.verdict import Verdict
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     left = left_of(wanted, total.parts)
     if arguments.json:
         facts = {"first": wanted.first, **effort._asdict(), "left": [_as_arguments(part) for part in left]}
-        print_json(_document(total) | facts | {"versions": versions()})
+        print_json(_document(total) | facts | {"versions": versions(format=VERSION)})
     else:
         print(f"{_headline(total)}; {effort}")
         print_findings(total.counts)

@@ -1,12 +1,10 @@
-"""What the laboratory found, as every experiment over worlds tells it: verdicts, examples, and by what it was found."""
+"""What the laboratory found, as its experiments tell it: verdicts, examples, and by what it was found."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING
-
-from dumpwriter.formats.region import VERSION
 
 if TYPE_CHECKING:
     from dumpwriter.lab.proof import Certificate
@@ -25,5 +23,6 @@ def print_findings(found: Certificate | Counts) -> None:
     print(f"  verdicts {found.verdict_digest}")
 
 
-def versions() -> dict[str, str | int]:
-    return {"ghostdump": version("ghostdump"), "format": VERSION, "python": platform.python_version()}
+def versions(**others: str | int) -> dict[str, str | int]:
+    """Of ghostdump and of Python, and what else has a say in what is found."""
+    return {"ghostdump": version("ghostdump"), "python": platform.python_version(), **others}

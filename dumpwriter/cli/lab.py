@@ -8,6 +8,7 @@ from dumpwriter.cli import FAILED_EXIT_CODE
 from dumpwriter.cli.findings import print_findings, versions
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import print_json
+from dumpwriter.formats.region import VERSION
 from dumpwriter.lab.judging import Recovery
 from dumpwriter.lab.proof import prove
 from dumpwriter.lab.scenario import SCENARIOS
@@ -48,5 +49,5 @@ def _document(certificate: Certificate, *without: str) -> dict[str, Any]:
     return facts | {
         "examples": [str(example) for example in certificate.examples],
         "holds": certificate.holds,
-        "versions": versions(),
+        "versions": versions(format=VERSION),
     }

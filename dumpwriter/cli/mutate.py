@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import platform
 import selectors
 import signal
 import subprocess
 import sys
 from collections import deque
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dumpwriter.cli import FAILED_EXIT_CODE, INTERRUPTED_EXIT_CODE
+from dumpwriter.cli.findings import versions
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import print_json
 from dumpwriter.commandline import command_line
@@ -189,7 +188,7 @@ def _document(results: Sequence[Hunt], seconds: int) -> dict[str, Any]:
             for result in results
         ],
         "holds": all(result.is_as_it_should_be for result in results),
-        "versions": {"ghostdump": version("ghostdump"), "python": platform.python_version()},
+        "versions": versions(),
     }
 
 

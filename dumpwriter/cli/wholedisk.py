@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from dumpwriter.cli import FAILED_EXIT_CODE
+from dumpwriter.cli.findings import versions
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import print_json
 from dumpwriter.commandline import command_line
@@ -93,11 +92,7 @@ def _document(certificate: Certificate) -> dict[str, Any]:
         "bounds": certificate.bounds._asdict(),
         "examples": [{"case": str(case), **finding._asdict()} for case, finding in certificate.examples],
         "holds": certificate.holds,
-        "versions": {
-            "ghostdump": version("ghostdump"),
-            "e2fsck": e2fsck_version(),
-            "python": platform.python_version(),
-        },
+        "versions": versions(e2fsck=e2fsck_version()),
     }
 
 
