@@ -1,6 +1,6 @@
 """Whole disks as a crash leaves them: ext4 whose journal has to be replayed, the region as a file in it, a dump there.
 
-A table of them, each with the procedure that takes its dumps out. Every disk has a file that was synced, and one that
+`interruption.PROCEDURES` says how the dumps of each are taken out. Every disk has a file that was synced, and one that
 was deleted while it was held, so the replay has an orphan to end.
 """
 

@@ -13,7 +13,8 @@ from dumpwriter.dumpkeys import new_seal
 from dumpwriter.formats.region import SLOT_SIZE_BYTES
 from dumpwriter.frames import slot_offset_bytes
 from dumpwriter.lab.checks.refuted import must
-from dumpwriter.lab.checks.specimen import END_TIME_NS, Pages, Specimen, Subject, disk_of, written
+from dumpwriter.lab.checks.specimen import Pages, Specimen, Subject, disk_of, written
+from dumpwriter.lab.world import END_TIME_NS
 from dumpwriter.recovery.copies import contents_of
 from dumpwriter.recovery.founddump import FoundDump, FrameIndex
 from dumpwriter.recovery.opening import WithoutKey

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import blake3
 
 from dumpwriter.crash import dump
-from dumpwriter.crash.dump import REQUEST_BUFFER_SIZE_BYTES, Cause, DumpJob, Progress
+from dumpwriter.crash.dump import REQUEST_BUFFER_SIZE_BYTES, DumpJob, Progress
 from dumpwriter.crash.parity import Parity, SetBuffers
 from dumpwriter.crash.plan import memory_parts, plan_dump
 from dumpwriter.crash.protection import NO_PARITY
 from dumpwriter.formats.region import (
     PAGE_SIZE_BYTES,
-    CauseKind,
     ClassRunRecord,
     DumpLevel,
     MemoryRangeRecord,
@@ -27,6 +26,7 @@ from dumpwriter.formats.region import (
 from dumpwriter.frames import DumpIdentity, slot_offset_bytes
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.checks.refuted import must
+from dumpwriter.lab.world import ARMED_TIME_NS, CAUSE, END_TIME_NS
 from dumpwriter.levels import RANK_UNKNOWN
 from dumpwriter.memory.physical import MemoryRun
 from dumpwriter.metadata import Metadata, encode_metadata
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from dumpwriter.sealing import Sealer
     from vdisk.blockdevice import BlockDevice
 
-CAUSE = Cause(CauseKind.BUGCHECK, 0xD1, (1, 2, 3, 4), "a check", 1_700_000_000_000_000_000)
-ARMED_TIME_NS, END_TIME_NS = 1_600_000_000_000_000_000, 1_700_000_001_000_000_000
 PIECES, GAP_BLOCKS = 7, 5
 
 

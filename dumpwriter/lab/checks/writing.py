@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from dumpwriter.crash import dump
 from dumpwriter.formats.region import DUMP_HEADER, FRAME_MAGIC, HEADER_MAGIC, DumpEnding, DumpState, FrameKind
 from dumpwriter.lab.checks.refuted import must
-from dumpwriter.lab.checks.specimen import CAUSE, END_TIME_NS, Specimen, Subject, written
+from dumpwriter.lab.checks.specimen import Specimen, Subject, written
 from dumpwriter.lab.faults import Fault, FaultKind
 from dumpwriter.lab.telling import telling
+from dumpwriter.lab.world import CAUSE, END_TIME_NS
 from dumpwriter.verdict import Verdict
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.errors import EncryptionError
