@@ -54,7 +54,7 @@ class Answers:
         while number < len(asked):
             failure = _failure_of(disk, asked[number])
             if failure is not None:
-                refusals = (*refusals, Refusal(number, type(failure)))
+                refusals = (*refusals, Refusal(number, failure))
                 asked = self._asked_after(refusals)
             number += 1
         if self._is_reading:
@@ -139,12 +139,13 @@ class Arrivals(BlockDevice):
         raise NotImplementedError
 
 
-def _failure_of(disk: BlockDevice, request: Event) -> BaseException | None:
+def _failure_of(disk: BlockDevice, request: Event) -> type[BaseException] | None:
+    """The exception itself would keep every frame that it came through, and each of these the exception."""
     try:
         if request.kind == "write":
             disk.write_from(request.offset_bytes, request.content)
         else:
             disk.flush()
     except (DeviceError, Hung) as failure:
-        return failure
+        return type(failure)
     return None
