@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from dumpwriter.lab.diskstate import Patch
+from dumpwriter.lab.fates import whole_patch
 from dumpwriter.lab.memo import Memo
 from dumpwriter.lab.telling import Hung, telling
 from vdisk.blockdevice import BlockDevice, Layer
@@ -35,19 +37,23 @@ class Refusal(NamedTuple):
 
 
 class Answers:
-    """The runs of one recorded writer by the answers that it got. Writes of the same bytes share them."""
+    """The runs of one recorded writer by the answers that it got. Writes of the same bytes share them.
+
+    What comes of a write is a patch with the whole of what was asked, so that a part of it is no copy.
+    """
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self._asked: Memo[tuple[Event, ...]] = Memo(RUNS_MAX)
         self._is_reading = False
         self._contents: dict[tuple[int, int], list[bytes]] = {}
+        self._recorded = {event.offset_bytes: event.content for event in recording.trace if event.kind == "write"}
         for event in recording.trace:
             self._shared(event)
 
-    def trace_under(self, faults: Sequence[Fault]) -> tuple[Event, ...]:
-        """What comes through to the disk under faults of which the writer is told."""
-        arrived: list[Event] = []
+    def patches_under(self, faults: Sequence[Fault]) -> tuple[Patch | None, ...]:
+        """What comes through to the disk under faults of which the writer is told; None of a flush."""
+        arrived: list[Patch | None] = []
         disk = telling(Arrivals(len(self._recording.before), arrived), faults)
         refusals: tuple[Refusal, ...] = ()
         asked, number = self._asked_after(refusals), 0
@@ -58,7 +64,7 @@ class Answers:
                 asked = self._asked_after(refusals)
             number += 1
         if self._is_reading:
-            return self._recording.again(lambda lower: telling(lower, faults))
+            return tuple(map(self._patch, self._recording.again(lambda lower: telling(lower, faults))))
         return tuple(arrived)
 
     def _asked_after(self, refusals: tuple[Refusal, ...]) -> tuple[Event, ...]:
@@ -74,6 +80,12 @@ class Answers:
         self._recording.again(answering)
         self._is_reading |= layers[0].is_read
         return tuple(event._replace(content=self._shared(event)) for event in layers[0].asked)
+
+    def _patch(self, event: Event) -> Patch | None:
+        """Of a write that came in part, a part of the whole one: else what is remembered of it keeps it alive."""
+        whole = self._recorded.get(event.offset_bytes, b"")
+        patch = whole_patch(event)
+        return patch if patch is None or not whole.startswith(event.content) else patch._replace(content=whole)
 
     def _shared(self, event: Event) -> bytes:
         """They are compared, which is faster than to hash them."""
@@ -117,20 +129,18 @@ class Answering(Layer):
 
 
 class Arrivals(BlockDevice):
-    """Where a disk would be: notes what comes there, and does not copy a write that comes whole."""
+    """Where a disk would be: notes what comes there. Of a request it is all, or the first part."""
 
-    def __init__(self, size_bytes: int, events: list[Event]) -> None:
+    def __init__(self, size_bytes: int, patches: list[Patch | None]) -> None:
         self.size_bytes = size_bytes
-        self._events = events
+        self._patches = patches
 
     def write_from(self, offset_bytes: int, buffer: Buffer) -> None:
         view = memoryview(buffer)
-        whole = view.obj
-        content = whole if isinstance(whole, bytes) and len(whole) == view.nbytes else bytes(view)
-        self._events.append(Event("write", offset_bytes, len(content), content))
+        self._patches.append(Patch(offset_bytes, view.obj, 0, view.nbytes))  # type: ignore[arg-type]
 
     def flush(self) -> None:
-        self._events.append(Event("flush", 0, 0, b""))
+        self._patches.append(None)
 
     def read_into(self, offset_bytes: int, buffer: Buffer) -> None:
         raise NotImplementedError

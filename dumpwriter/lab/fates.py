@@ -50,48 +50,64 @@ class Fate(NamedTuple):
         return ", ".join(told)
 
 
+class Arrival(NamedTuple):
+    """The same of an operation of which only its patch is known: what would come of a write, None of a flush."""
+
+    number: int
+    patch: Patch | None
+    is_kept: bool
+    is_late: bool = False
+
+
 def whole_patch(event: Event) -> Patch | None:
     """What comes of an operation where nothing goes wrong; None of a flush."""
     return Patch(event.offset_bytes, event.content, 0, event.length_bytes) if event.kind == "write" else None
 
 
-def fates_of(
-    trace: Sequence[Event], faults: Sequence[Fault], wholes: Sequence[Patch | None] | None = None
-) -> Iterator[Fate]:
+def fates_of(trace: Sequence[Event], faults: Sequence[Fault]) -> Iterator[Fate]:
     """In the order in which they come to the disk. Where the power stays, all of them come.
 
-    Of the writes in flight at a cut, and of those that a reset finds, the fault says which are kept. `wholes` are the
-    whole patches of the trace, for who has them.
+    Of the writes in flight at a cut, and of those that a reset finds, the fault says which are kept.
     """
-    wholes = tuple(map(whole_patch, trace)) if wholes is None else wholes
-    lies = {fault.operation for fault in faults if fault.kind == FaultKind.LYING_FLUSH}
+    for number, patch, is_kept, is_late in arrivals([*map(whole_patch, trace)], faults):
+        yield Fate(number, trace[number], patch, is_kept, is_late)
+
+
+def arrivals(wholes: Sequence[Patch | None], faults: Sequence[Fault]) -> Iterator[Arrival]:
+    """The same from the whole patches of a trace."""
+    lies = _lies(faults)
     struck = {fault.operation for fault in faults if fault.kind in OF_ONE_WRITE}
     cut = min((fault for fault in faults if fault.kind == FaultKind.POWER_CUT), default=None)
-    late = _late_writes(trace, faults)
-    order = _order_of_arrival(len(trace) if cut is None else min(cut.operation, len(trace)), late)
-    lost = _lost(trace, order, lies, faults, cut)
+    late = _late_writes(wholes, faults)
+    order = _order_of_arrival(len(wholes) if cut is None else min(cut.operation, len(wholes)), late)
+    lost = _lost(wholes, order, lies, faults, cut)
     for number in order:
-        event, patch = trace[number], wholes[number]
+        patch = wholes[number]
         if patch is None:
-            yield Fate(number, event, None, number not in lies)
+            yield Arrival(number, None, number not in lies)
         else:
             if number in struck:
                 patch = _arriving(patch, [fault for fault in faults if fault.operation == number])
-            yield Fate(number, event, patch, number not in lost, number in late)
+            yield Arrival(number, patch, number not in lost, number in late)
 
 
 def in_flight_at_the_cut(trace: Sequence[Event], faults: Sequence[Fault]) -> list[int]:
     """The numbers of the writes that a power cut finds in flight; none where the power stays."""
     operation = min((fault.operation for fault in faults if fault.kind == FaultKind.POWER_CUT), default=0)
-    lies = {fault.operation for fault in faults if fault.kind == FaultKind.LYING_FLUSH}
-    order = _order_of_arrival(min(operation, len(trace)), _late_writes(trace, faults))
-    return _in_flight(trace, order, lies, operation)
+    wholes = [*map(whole_patch, trace)]
+    order = _order_of_arrival(min(operation, len(wholes)), _late_writes(wholes, faults))
+    return _in_flight(wholes, order, _lies(faults), operation)
 
 
-def _late_writes(trace: Sequence[Event], faults: Sequence[Fault]) -> dict[int, int]:
+def _lies(faults: Sequence[Fault]) -> set[int]:
+    """The flushes that are none, by number."""
+    return {fault.operation for fault in faults if fault.kind == FaultKind.LYING_FLUSH}
+
+
+def _late_writes(wholes: Sequence[Patch | None], faults: Sequence[Fault]) -> dict[int, int]:
     """By number, how many operations late each is."""
     late = {fault.operation: fault.bits for fault in faults if fault.kind == FaultKind.LATE_WRITE}
-    return {number: by for number, by in late.items() if number < len(trace) and trace[number].kind == "write"}
+    return {number: by for number, by in late.items() if number < len(wholes) and wholes[number] is not None}
 
 
 def _order_of_arrival(count: int, late: dict[int, int]) -> Sequence[int]:
@@ -102,24 +118,30 @@ def _order_of_arrival(count: int, late: dict[int, int]) -> Sequence[int]:
 
 
 def _lost(
-    trace: Sequence[Event], order: Sequence[int], lies: Collection[int], faults: Sequence[Fault], cut: Fault | None
+    wholes: Sequence[Patch | None],
+    order: Sequence[int],
+    lies: Collection[int],
+    faults: Sequence[Fault],
+    cut: Fault | None,
 ) -> set[int]:
     """A reset that the cut forestalls takes nothing, nor does one that comes when the writer is done."""
-    end = len(trace) + 1 if cut is None else cut.operation
+    end = len(wholes) + 1 if cut is None else cut.operation
     losses = [fault for fault in faults if fault.kind == FaultKind.RESET and fault.operation < end]
     lost: set[int] = set()
     for loss in losses if cut is None else (*losses, cut):
-        in_flight = _in_flight(trace, order, lies, loss.operation)
+        in_flight = _in_flight(wholes, order, lies, loss.operation)
         lost.update(number for bit, number in enumerate(in_flight) if not loss.bits >> bit & 1)
     return lost
 
 
-def _in_flight(trace: Sequence[Event], order: Sequence[int], lies: Collection[int], operation: int) -> list[int]:
+def _in_flight(
+    wholes: Sequence[Patch | None], order: Sequence[int], lies: Collection[int], operation: int
+) -> list[int]:
     """The writes of which no flush has seen to it before an operation that they are on the medium."""
     in_flight: list[int] = []
     for number in order:
         if number < operation:
-            if trace[number].kind == "write":
+            if wholes[number] is not None:
                 in_flight.append(number)
             elif number not in lies:
                 in_flight.clear()

@@ -11,30 +11,29 @@ from typing import TYPE_CHECKING, NamedTuple
 from dumpwriter.lab.answers import Answers
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.diskstate import DiskState, Patch
-from dumpwriter.lab.fates import fates_of, whole_patch
+from dumpwriter.lab.fates import arrivals, whole_patch
 from dumpwriter.lab.faults import FaultKind
 from dumpwriter.lab.memo import Memo
 from dumpwriter.lab.telling import TOLD
 from vdisk.blockdevice import SECTOR_SIZE_BYTES
 from vdisk.extent import Run
+from vdisk.layers.trace import Event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dumpwriter.lab.faults import Fault
     from dumpwriter.lab.recording import Recording
-    from vdisk.layers.trace import Event
 
-TRACES_MAX = 1 << 8  # each holds what came of writes in part; whole writes are shared
+ASKED_MAX = 1 << 12  # each holds some patches; the bytes are shared
 SOMEBODY_ELSE = CaseKey("somebody else", 0, 0)  # whose data lies where the file's is no longer
 CANNOT_BE_READ = (FaultKind.UNREADABLE, FaultKind.BAD_SECTORS)
 PASSES = (FaultKind.PASSING_ERROR,)
 
 
 class Asked(NamedTuple):
-    """What comes to the disk from a writer, what that is of the disk, and with which writes it leaves its file."""
+    """What comes to the disk from a writer, None of a flush, and with which writes it leaves its file."""
 
-    trace: tuple[Event, ...]
     patches: tuple[Patch | None, ...]
     strays: tuple[int, ...]
 
@@ -44,14 +43,14 @@ class Passages:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._asked: Memo[Asked] = Memo(TRACES_MAX)
+        self._asked: Memo[Asked] = Memo(ASKED_MAX)
         self._answers = Answers(recording)
-        self._contents = {event.offset_bytes: event.content for event in recording.trace if event.kind == "write"}
+        self._untold = tuple(map(whole_patch, recording.trace))
         self._others = Chance(SOMEBODY_ELSE).take_bytes(len(recording.before))
 
     def trace_under(self, faults: Sequence[Fault]) -> tuple[Event, ...]:
         """What comes to the disk when the writer is told of these faults."""
-        return self._asked_under(faults).trace
+        return tuple(map(_event, self._asked_under(faults).patches))
 
     def strays_under(self, faults: Sequence[Fault]) -> tuple[int, ...]:
         """The writes, by number, with which the writer leaves its file; where the disk puts them is not its fault."""
@@ -62,20 +61,13 @@ class Passages:
         return self._asked.get(told, lambda: self._ask(told))
 
     def _ask(self, told: Sequence[Fault]) -> Asked:
-        trace = self._answers.trace_under(told) if told else self._recording.trace
-        return Asked(trace, tuple(map(self._patch, trace)), self._recording.strays(trace))
-
-    def _patch(self, event: Event) -> Patch | None:
-        """Of a write that came in part, a part of the whole one: else what is remembered of it keeps it alive."""
-        whole = self._contents.get(event.offset_bytes, b"")
-        patch = whole_patch(event)
-        return patch if patch is None or not whole.startswith(event.content) else patch._replace(content=whole)
+        patches = self._answers.patches_under(told) if told else self._untold
+        return Asked(patches, self._recording.strays(patches))
 
     def state_after(self, faults: Sequence[Fault]) -> DiskState:
         """The disk as its reader will find it. Later faults see what earlier ones of their sort have left."""
-        trace, wholes, _ = self._asked_under(faults)
-        fates = fates_of(trace, faults, wholes)
-        patches = [fate.patch for fate in fates if fate.patch is not None and fate.is_kept]
+        came = arrivals(self._asked_under(faults).patches, faults)
+        patches = [patch for _, patch, is_kept, _ in came if patch is not None and is_kept]
         for fault in faults:
             patches += self._afterwards(fault, patches)
         bad_runs, passing_runs = (_runs_of(faults, kinds) for kinds in (CANNOT_BE_READ, PASSES))
@@ -94,6 +86,13 @@ class Passages:
             gone = Patch(0, self._others, extent.physical_bytes, extent.physical_bytes + extent.length_bytes)
             return gone, *state.moved(extent, place_bytes)
         return (_rotten(state, fault),) if kind == FaultKind.BIT_ROT else ()
+
+
+def _event(patch: Patch | None) -> Event:
+    if patch is None:
+        return Event("flush", 0, 0, b"")
+    place_bytes, content, start_bytes, end_bytes = patch
+    return Event("write", place_bytes + start_bytes, end_bytes - start_bytes, content[start_bytes:end_bytes])
 
 
 def _runs_of(faults: Sequence[Fault], kinds: Sequence[FaultKind]) -> list[Run]:

@@ -13,6 +13,7 @@ import blake3
 
 from dumpwriter.lab.diskstate import DiskState
 from dumpwriter.lab.enumeration import Cut, cuts, epochs, expected_count, sectors, state_after
+from dumpwriter.lab.fates import whole_patch
 from dumpwriter.lab.judging import Expectation
 from dumpwriter.lab.tally import Disagreement, Stray, Tally, Unmoved
 from dumpwriter.lab.world import recording_of
@@ -107,7 +108,7 @@ def prove(world: World, readers: Sequence[Reader], progress: Callable[[int, int]
         undisturbed=undisturbed.verdict,
         planned=world.scenario.planned,
         premature=premature,
-        strays=len(recording_of(world).strays(world.trace)),
+        strays=len(recording_of(world).strays([*map(whole_patch, world.trace)])),
         trace_digest=digest_of_trace(world.trace),
         verdict_digest=tally.digest(),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from dumpwriter.lab.diskstate import Patch
     from vdisk.blockdevice import BlockDevice
     from vdisk.extent import Run
     from vdisk.layers.trace import Event
@@ -37,16 +38,14 @@ class Recording:
         self.flushes = _numbers(trace, "flush")
         self.places = (*(trace[number].offset_bytes for number in self.writes), *landmarks)
 
-    def strays(self, trace: Sequence[Event]) -> tuple[int, ...]:
-        """The writes of a trace, by number, that leave the extents of the file; none where it is no file."""
-        return tuple(
-            number for number, event in enumerate(trace) if event.kind == "write" and not self._is_within(event)
-        )
+    def strays(self, patches: Sequence[Patch | None]) -> tuple[int, ...]:
+        """The writes, by number, that leave the extents of the file; none where it is no file. A flush is None."""
+        return tuple(number for number, patch in enumerate(patches) if patch is not None and not self._is_within(patch))
 
-    def _is_within(self, write: Event) -> bool:
-        end_bytes = write.offset_bytes + write.length_bytes
+    def _is_within(self, patch: Patch) -> bool:
+        place_bytes, _, first_bytes, behind_bytes = patch
         return not self.extents or any(
-            start_bytes <= write.offset_bytes and end_bytes <= start_bytes + length_bytes
+            start_bytes <= place_bytes + first_bytes and place_bytes + behind_bytes <= start_bytes + length_bytes
             for start_bytes, length_bytes in self.extents
         )
 

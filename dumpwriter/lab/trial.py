@@ -22,7 +22,7 @@ from dumpwriter.lab.fates import fates_of, in_flight_at_the_cut
 from dumpwriter.lab.faults import Fault, FaultKind, draw_faults
 from dumpwriter.lab.faulttext import describe_faults, parse_faults
 from dumpwriter.lab.memo import Memo
-from dumpwriter.lab.passage import TRACES_MAX, Passages
+from dumpwriter.lab.passage import Passages
 from dumpwriter.lab.recording import Recording
 from dumpwriter.lab.shrinking import shrink
 from dumpwriter.lab.telling import TOLD, Hung, telling
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     Check = Callable[[BlockDevice, tuple[object, ...]], object]
 
 STATES_MAX = 1 << 20
+RUNS_MAX = 1 << 8  # that are remembered, each with what it wrote
 # What a disk may do that keeps its word. A write that is torn because it is in flight at a cut is always among it.
 KEEPS_ITS_WORD = frozenset(
     {
@@ -81,7 +82,7 @@ class Trial:
         self._check = check
         self._budget = budget
         self._before = before.ljust(size_bytes, b"\0")
-        self._runs: Memo[_Run] = Memo(TRACES_MAX)
+        self._runs: Memo[_Run] = Memo(RUNS_MAX)
         run = self._run_under(())
         if run.failure is not None:
             raise run.failure
