@@ -9,11 +9,13 @@ import pytest
 from dumpwriter.crash import dump
 from dumpwriter.formats.region import FrameKind
 from dumpwriter.lab.campaign import run_cases
+from dumpwriter.lab.case import open_case
 from dumpwriter.lab.faults import Fault, FaultKind
 from dumpwriter.lab.judging import Expectation, Recovery, is_whole
 from dumpwriter.lab.passage import Passages
 from dumpwriter.lab.proof import prove
 from dumpwriter.lab.remembering import RememberingRecovery
+from dumpwriter.lab.replay import Laboratory
 from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.world import World, build_world, recording_of
 from dumpwriter.recovery import rebuilding, slots
@@ -125,6 +127,9 @@ def test_a_writer_that_moves_nothing_is_found_though_parity_makes_up_for_it(monk
     outcome = run_cases(crippled, [RememberingRecovery(crippled)], 5, range(120))
     assert outcome.disagreements and not outcome.wrong_bytes
     assert "a spare slot would have taken" in str(outcome.examples[0])
+    _, faults = open_case(str(outcome.examples[0]).split()[-1])
+    replay = Laboratory(crippled, [RememberingRecovery(crippled)]).replay(faults)
+    assert replay.is_one_left_out and not replay.holds, "what a campaign complains of can be replayed and shrunk"
 
 
 def test_whatever_goes_wrong_recovery_gives_just_what_is_left_and_what_parity_gives(world: World) -> None:

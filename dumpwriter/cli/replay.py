@@ -61,6 +61,7 @@ def _replay_document(replay: Replay) -> dict[str, Any]:
         "expected": replay.expected.verdict,
         "verdicts": {name: reading.verdict for name, reading in replay.found},
         "strays": list(replay.strays),
+        "frame_left_out": replay.is_one_left_out,
         "wrong_bytes": sum(reading.wrong_bytes for _, reading in replay.found),
         "holds": replay.holds,
         "trace_digest": replay.trace_digest,
@@ -78,4 +79,6 @@ def _print_replay(replay: Replay) -> None:
         print(f"{name}: {reading.verdict}, {reading.wrong_bytes} wrong bytes; expected {replay.expected.verdict}")
     for number in replay.strays:
         print(f"operation {number} leaves the region's extents")
+    if replay.is_one_left_out:
+        print("a frame is left out that a spare slot would have taken")
     print(f"trace {replay.trace_digest}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dumpwriter.lab.fates import Fate, fates_of
 from dumpwriter.lab.judging import Expectation, Reader, Reading, is_whole
+from dumpwriter.lab.lostframes import is_one_left_unmoved
 from dumpwriter.lab.passage import Passages
 from dumpwriter.lab.proof import digest_of_trace
 from dumpwriter.lab.world import recording_of
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Replay(NamedTuple):
-    """`frames` are those that must be believed and those that must not; `strays` writes that leave the region."""
+    """`frames` are those that must be believed and those that must not; `strays` writes that leave the region.
+
+    `is_one_left_out` says that the writer gave a frame up while there was a slot to spare for it.
+    """
 
     faults: tuple[Fault, ...]
     fates: tuple[Fate, ...]
@@ -26,11 +30,13 @@ class Replay(NamedTuple):
     expected: Reading
     found: tuple[tuple[str, Reading], ...]
     strays: tuple[int, ...]
+    is_one_left_out: bool
     trace_digest: str
 
     @property
     def holds(self) -> bool:
-        return not self.strays and all(reading.is_as(self.expected) for _, reading in self.found)
+        is_written = not self.strays and not self.is_one_left_out
+        return is_written and all(reading.is_as(self.expected) for _, reading in self.found)
 
 
 class Laboratory:
@@ -51,5 +57,6 @@ class Laboratory:
             expected=self._expectation.of(state),
             found=tuple((reader.name, reader.read(state)) for reader in self._readers),
             strays=self._passages.strays_under(faults),
+            is_one_left_out=bool(self.world.spares) and is_one_left_unmoved(self.world, faults, trace),
             trace_digest=digest_of_trace(trace),
         )
