@@ -142,6 +142,34 @@ def test_a_writer_that_does_not_listen_to_its_disk_is_found() -> None:
     assert "+" not in str(raised.value).splitlines()[-1], "one fault is enough"
 
 
+def test_a_writer_that_tries_again_for_ever_is_found() -> None:
+    def write(disk: BlockDevice, promise: Callable[[object], None]) -> None:
+        for number in (1, 2, 3):
+            while True:
+                with contextlib.suppress(Exception):
+                    disk.write_through((number - 1) * SECTOR, bytes([number]) * SECTOR)
+                    break
+            promise(number)
+
+    with pytest.raises(AssertionError, match="tries again for ever") as raised:
+        Trial(write, counts, 3 * SECTOR).run(seed=1, cases=500)
+    assert "+" not in str(raised.value).splitlines()[-1], "one fault is enough"
+
+
+def test_a_writer_that_tries_again_a_few_times_passes() -> None:
+    def write(disk: BlockDevice, promise: Callable[[object], None]) -> None:
+        for number in (1, 2, 3):
+            for _ in range(10):
+                with contextlib.suppress(DeviceError):
+                    disk.write_through((number - 1) * SECTOR, bytes([number]) * SECTOR)
+                    break
+            else:
+                return
+            promise(number)
+
+    Trial(write, counts, 3 * SECTOR).run(seed=1, cases=500)
+
+
 def test_a_reader_that_trusts_the_disk_is_found_and_its_exception_told() -> None:
     def check(disk: BlockDevice, promised: tuple[object, ...]) -> None:
         assert {0: "none", 1: "one"}[disk.read(0, SECTOR)[0]]

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 STATES_MAX = 1 << 20
 RUNS_MAX = 1 << 8  # that are remembered, each with what it wrote
+REQUESTS_MAX = 1 << 20  # of a run in which nothing fails
+RETRIES_MAX = 64  # where something does, for each operation of that run
 # What a disk may do that keeps its word. A write that is torn because it is in flight at a cut is always among it.
 KEEPS_ITS_WORD = frozenset(
     {
@@ -83,6 +85,7 @@ class Trial:
         self._budget = budget
         self._before = before.ljust(size_bytes, b"\0")
         self._runs: Memo[_Run] = Memo(RUNS_MAX)
+        self._requests_max = REQUESTS_MAX
         run = self._run_under(())
         if run.failure is not None:
             raise run.failure
@@ -90,6 +93,7 @@ class Trial:
             raise UsageError("write() wrote nothing: let it write to the disk that it is given")
         if run != self._run(lambda disk: disk):
             raise UsageError("write() does something else when it runs again: take clock, chance and threads out of it")
+        self._requests_max = RETRIES_MAX * (len(run.trace) + 1)
         self._recording = Recording(self._before, run.trace, lambda around: self._run(around).trace)
         self._passages = Passages(self._recording)
 
@@ -167,7 +171,8 @@ class Trial:
     def _run(self, around: Around) -> _Run:
         trace: list[Event] = []
         promises: list[tuple[int, object]] = []
-        disk = _ByWrites(around(Trace(MemoryDisk(len(self._before), self._before), trace.append)))
+        recorded = Trace(MemoryDisk(len(self._before), self._before), trace.append)
+        disk = _ByWrites(around(recorded), self._requests_max)
         try:
             self._write(disk, lambda promised: promises.append((len(trace), promised)))
         except Exception as failure:
@@ -175,6 +180,8 @@ class Trial:
             return _Run(tuple(trace), tuple(promises), None if is_told else failure)
         except Hung:
             pass
+        except _Endless as failure:
+            return _Run(tuple(trace), tuple(promises), AssertionError(str(failure)))
         return _Run(tuple(trace), tuple(promises), None)
 
     def _story(self, faults: Sequence[Fault], failure: Exception) -> str:
@@ -205,12 +212,32 @@ class _Run(NamedTuple):
 class _ByWrites(Layer):
     """A discard is as a write of zeros: it comes, is lost or is torn like one. A write of nothing is none."""
 
+    def __init__(self, lower: BlockDevice, requests_max: int) -> None:
+        super().__init__(lower)
+        self._requests_left = requests_max
+
     def write_from(self, offset_bytes: int, buffer: Buffer) -> None:
         if memoryview(buffer).nbytes:
+            self._count()
             self.lower.write_from(offset_bytes, buffer)
+
+    write_through = BlockDevice.write_through
+
+    def flush(self) -> None:
+        self._count()
+        self.lower.flush()
 
     def discard(self, offset_bytes: int, length_bytes: int) -> None:
         self.write_from(offset_bytes, bytes(length_bytes))
+
+    def _count(self) -> None:
+        if not self._requests_left:
+            raise _Endless("write() tries again for ever: let it give up a disk that is gone")
+        self._requests_left -= 1
+
+
+class _Endless(BaseException):
+    """Nothing may handle it and go on, least of all a writer that handles whatever its disk says."""
 
 
 def _as_failure(answer: object) -> Exception | None:
