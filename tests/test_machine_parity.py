@@ -108,3 +108,21 @@ def test_a_carved_dump_is_rebuilt_too(machine: Machine) -> None:
     lose(machine, region + 3 * MIB)
     lose(machine, machine.image.stat().st_size - 8 * MIB, 2 * MIB)  # boot records and extent tables
     assert recovered(machine, memory)["frames_rebuilt"] == 5
+
+
+def test_what_a_time_budget_left_of_a_dump_has_its_parity(machine: Machine) -> None:
+    """The budget is over at once: the first eight frames are written, far less than a set, and 1 MiB of them lost."""
+    memory = os.urandom(MEMORY_MIB * MIB)
+    machine.create(size="160MiB", memory=f"{MEMORY_MIB}MiB")
+    (machine.directory / "memory.raw").write_bytes(memory)
+    source = ("--memory-image", machine.directory / "memory.raw", "--deadline", "0.001")
+    (extent,) = machine.facts("mount", machine.image, machine.mountpoint, *source)["region"]["extents"]
+    crash = machine.crash(check=1)
+    assert (crash["verdict"], crash["reason"]) == ("PARTIAL", "the time budget ended before the dump")
+    lose(machine, extent["physical_bytes"] + LOST_AT[0])
+    report = machine.facts("recover", machine.image, "--output", machine.directory / "out", check=1)
+    assert (report["verdict"], report["reason"]) == (crash["verdict"], crash["reason"])
+    assert report["frames_rebuilt"] == 5
+    assert 0 < report["pages_present"] == crash["pages_present"] < len(memory) // 4096
+    core = ElfCoreFile((machine.directory / "out" / report["path"] / "vmcore").read_bytes())
+    assert all(core.read(page * 4096, 4096) == memory[page * 4096 : page * 4096 + 4096] for page in core.pages())
