@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
 Found = TypeVar("Found")
+
+NEVER_FOUND: Any = object()
 
 
 class Memo(Generic[Found]):
@@ -18,9 +20,10 @@ class Memo(Generic[Found]):
         self._found: dict[Hashable, Found] = {}
 
     def get(self, key: Hashable, find: Callable[[], Found]) -> Found:
-        """What `find` gives; the key must decide it."""
-        if key not in self._found:
+        """What `find` gives; the key must decide it. Keys are large, and hashed anew at each look: one has to do."""
+        found: Found = self._found.get(key, NEVER_FOUND)
+        if found is NEVER_FOUND:
             if len(self._found) == self._entries_max:
                 self._found.clear()
-            self._found[key] = find()
-        return self._found[key]
+            found = self._found[key] = find()
+        return found

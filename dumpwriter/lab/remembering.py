@@ -67,8 +67,9 @@ class RememberingRecovery:
     def _slot(self, state: DiskState, sequence: int, version: Hashable) -> Slot:
         """Remembered where it was read from nothing but the piece of which this is the version."""
         key = sequence, version
-        if key in self._slots:
-            return self._slots[key]
+        known = self._slots.get(key)
+        if known is not None:
+            return known
         watched = Watched(state.to_one_reader(), self._looked_at[sequence])
         slot = self._keep(RegionSlots(Mapped(watched, self._world.extents), self._world.identity).read(sequence))
         if not watched.is_left:
