@@ -139,6 +139,17 @@ def test_a_tear_elsewhere_changes_no_version() -> None:
     assert here != there
 
 
+def test_neither_what_is_hidden_nor_the_order_of_writes_elsewhere_changes_a_version() -> None:
+    """A write that came in part lies below the one that was tried again."""
+    (one, other), pieces = (content(1, 1), content(2, 1)), Pieces([[Run(0, SECTOR), Run(SECTOR, SECTOR)]])
+    here, there = Patch(0, one, 0, SECTOR), Patch(SECTOR, other, 0, SECTOR)
+    part, hidden = here._replace(end_bytes=SECTOR // 2), here._replace(content=other)
+    orders = [here, there], [there, here], [part, here, there], [hidden, there, here]
+    (version,) = {tuple(pieces.versions(DiskState(BEFORE, patches))) for patches in orders}
+    assert tuple(pieces.versions(DiskState(BEFORE, [here, part, there]))) != version
+    assert tuple(pieces.versions(DiskState(BEFORE, [here, hidden, there]))) != version
+
+
 def test_what_cannot_be_read_is_another_version() -> None:
     pieces = Pieces([[Run(0, SECTOR)], [Run(SECTOR, SECTOR)]])
     (one, here), (other, there) = (pieces.versions(DiskState(BEFORE, [], bad)) for bad in ([], [Run(SECTOR, SECTOR)]))
