@@ -24,6 +24,7 @@ from dumpwriter.campaign.store import Store
 from dumpwriter.cli import campaign as command
 from dumpwriter.lab import shard as shards
 from dumpwriter.lab.campaign import run_cases
+from dumpwriter.lab.faults import FaultKind
 from dumpwriter.lab.judging import Recovery
 from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.shard import Campaign, Counts, Judged, Part, Shard, apart, cut, judge, left_of, together
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HERE = Campaign("b" * 64, "zeros", 5)
+THIRDS = [Part(0, 120), Part(120, 200), Part(200, 300)]
 NOTHING = Counts((), 0, 0, 0, {}, {}, (), "00" * 32)
 
 
@@ -99,11 +101,58 @@ def test_what_cannot_be_put_together_is_told(judged: dict[Part, Judged]) -> None
     one = judged[Part(0, 120)]
     with pytest.raises(CampaignError, match=r"120 to 129 stand only in zeros-5-100-130-b.*--first 120 --cases 10"):
         together(HERE, [one, judged[Part(100, 130)]])
-    other = one._replace(counts=one.counts._replace(verdict_digest="0" * 64))
-    with pytest.raises(CampaignError, match="judged twice, and not alike"):
-        together(HERE, [one, other])
-    with pytest.raises(CampaignError, match="judged twice, and not alike"):
-        together(HERE, [judged[Part(0, 300)], other, judged[Part(120, 200)], judged[Part(200, 300)]])
+
+
+def failing(one: Judged) -> Judged:
+    return one._replace(counts=one.counts._replace(wrong_bytes=4096, disagreements=3))
+
+
+CONTRADICTIONS: dict[str, tuple[Part, dict[str, Any], list[Part]]] = {
+    "another digest": (Part(0, 120), {"verdict_digest": "0" * 64}, [Part(0, 120)]),
+    "another digest than its pieces": (Part(0, 300), {"verdict_digest": "0" * 64}, [Part(0, 120), *THIRDS[1:]]),
+    "wrong bytes that are not in all of it": (Part(40, 80), {"wrong_bytes": 1}, [Part(0, 300)]),
+    "strays that are in none of two": (Part(100, 130), {"strays": 1}, THIRDS),
+    "disagreements that are not in its pieces": (Part(0, 300), {"disagreements": 1}, THIRDS),
+    "fewer faults than in a piece of it": (Part(0, 120), {"faults": dict.fromkeys(FaultKind, 0)}, [Part(40, 80)]),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_shards_that_contradict_each_other_are_told_with_their_files(judged: dict[Part, Judged], case: str) -> None:
+    part, change, others = CONTRADICTIONS[case]
+    odd = judged[part]._replace(path="odd", counts=judged[part].counts._replace(**change))
+    rest = [judged[other]._replace(path=f"other-{other.first}") for other in others]
+    for some in itertools.permutations([odd, *rest]):
+        with pytest.raises(CampaignError, match=r"other-\d+ .*tell of the same cases otherwise") as raised:
+            together(HERE, some)
+        assert "odd " in str(raised.value)
+
+
+def test_what_fails_is_never_lost_in_what_holds(judged: dict[Part, Judged]) -> None:
+    """Whichever of the shards failed, and whichever others there are: no whole of them holds."""
+    for count in (1, 2, 3):
+        for some in itertools.combinations(judged, count):
+            for bad in some:
+                with contextlib.suppress(CampaignError):
+                    total = together(HERE, [failing(judged[part]) if part == bad else judged[part] for part in some])
+                    assert not total.holds, (some, bad)
+
+
+def test_a_failing_shard_within_a_passing_one_is_told_with_both_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], judged: dict[Part, Judged]
+) -> None:
+    here = HERE._replace(build=build_digest())
+    for name, one in (("there", judged[Part(0, 300)]), ("here", failing(judged[Part(0, 120)]))):
+        (tmp_path / name).mkdir()
+        Store(str(tmp_path / name)).save(one._replace(shard=Shard(here, one.shard.part)))
+    assert cli.main(["lab", "merge", *map(str, tmp_path.iterdir())]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    for path in tmp_path.glob("*/*.json"):
+        assert str(path) in told
+        path.rename(tmp_path / path.name)
+    assert cli.main(["lab", *RUN, "--cases", "300", "--state", str(tmp_path)]) == 1
+    assert "tell of the same cases otherwise" in capsys.readouterr().err
 
 
 @given(parts)

@@ -93,7 +93,7 @@ def _load(path: Path) -> Judged:
         raise FormatError(f"{path} {error}") from None
     if judged.shard.file_name != path.name:
         raise FormatError(f"{path} is the shard {judged.shard.file_name}")
-    return judged
+    return judged._replace(path=str(path))
 
 
 def _content(path: Path) -> bytes:

@@ -17,7 +17,7 @@ from dumpwriter.cli.findings import print_findings, versions
 from dumpwriter.cli.progress import progress_bar
 from dumpwriter.cli.show import print_json
 from dumpwriter.formats.region import VERSION
-from dumpwriter.lab.shard import Campaign, Part, Shard, apart, cut, left_of, together
+from dumpwriter.lab.shard import Campaign, Part, Shard, apart, check_alike, cut, left_of, together
 from dumpwriter.sizes import NUMBER_MAX
 from dumpwriter.verdict import Verdict
 from vdisk.errors import CampaignError, UsageError
@@ -34,11 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
     campaign = Campaign(build_digest(), arguments.scenario, arguments.seed)
     wanted = _wanted(arguments.first, arguments.cases)
     store = _store(arguments.state)
-    known = _known(store, campaign, wanted)
+    kept = _kept(store, campaign)
+    known = [judged for judged in apart(kept) if judged.shard.part.meets(wanted)]  # each as a whole
     left, began = left_of(wanted, [judged.shard.part for judged in known]), time.monotonic()
     now = list(_judge(campaign, left, arguments.jobs, store))
     effort = Effort(_cases(judged.shard.part for judged in now), time.monotonic() - began)
     total = together(campaign, [*known, *now])
+    check_alike(kept, apart([*known, *now]))
     left = left_of(wanted, total.parts)
     if arguments.json:
         facts = {"first": wanted.first, **effort._asdict(), "left": [_as_arguments(part) for part in left]}
@@ -126,12 +128,11 @@ def _store(directory: str | None) -> Store | None:
     return store
 
 
-def _known(store: Store | None, campaign: Campaign, wanted: Part) -> list[Judged]:
-    """What was judged before and has cases that are wanted, each shard as a whole."""
+def _kept(store: Store | None, campaign: Campaign) -> list[Judged]:
+    """What was judged before."""
     if store is None:
         return []
-    kept = store.of(campaign, lambda problem: print(f"ghostdump: {problem}", file=sys.stderr))
-    return [judged for judged in apart(kept) if judged.shard.part.meets(wanted)]
+    return list(store.of(campaign, lambda problem: print(f"ghostdump: {problem}", file=sys.stderr)))
 
 
 @contextlib.contextmanager

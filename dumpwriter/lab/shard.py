@@ -7,6 +7,7 @@ So it may be judged twice, or on several machines, and what is found is the same
 from __future__ import annotations
 
 import bisect
+import operator
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -67,10 +68,15 @@ class Counts(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A shard, and what was found in its cases."""
+    """A shard, and what was found in its cases; `path` is that of the file which said so, if one did."""
 
     shard: Shard
     counts: Counts
+    path: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.path or self.shard.file_name
 
 
 class Total(NamedTuple):
@@ -172,28 +178,57 @@ def together(campaign: Campaign, judged: Collection[Judged]) -> Total:
     parts = _joined(found.shard.part for found in counted)
     for found in judged:
         _check_counted(found, parts)
-        _check_alike(found, counted)
+    check_alike(judged, counted)
     return Total(campaign, parts, _sum([found.counts for found in counted]))
 
 
 def _check_counted(found: Judged, parts: Sequence[Part]) -> None:
     for first, end in left_of(found.shard.part, parts):
         raise CampaignError(
-            f"cases {first} to {end - 1} stand only in {found.shard.file_name}, which overlaps others: judge them by "
-            f"themselves in another --state (--first {first} --cases {end - first}), or leave that file out"
+            f"cases {first} to {end - 1} stand only in {found.name}, which overlaps others: judge them by themselves "
+            f"in another --state (--first {first} --cases {end - first}), or leave that file out"
         )
 
 
-def _check_alike(found: Judged, counted: Sequence[Judged]) -> None:
-    """Where those that are counted have just the cases of this one."""
-    within = _beginning_in(counted, found.shard.part)
-    has_these_cases = _joined(one.shard.part for one in within) == (found.shard.part,)
-    if has_these_cases and _sum([one.counts for one in within]) != found.counts:
-        raise CampaignError(f"{found.shard.file_name} was judged twice, and not alike: judge it in another --state")
+def check_alike(judged: Iterable[Judged], counted: Sequence[Judged]) -> None:
+    """Raises `CampaignError` where one of them cannot have found what those that are counted found of its cases.
+
+    The latter are ascending and apart. Where they have all cases of one that does not hold, they do not hold either.
+    """
+    for found in judged:
+        met = _meeting(counted, found.shard.part)
+        if not _is_alike(found, met):
+            others = f" and {len(met) - 1} more" if len(met) > 1 else ""
+            raise CampaignError(
+                f"{found.name} and {met[0].name}{others} tell of the same cases otherwise: judge them in another "
+                "--state, and leave out the file that errs"
+            )
 
 
-def _beginning_in(ascending: Sequence[Judged], part: Part) -> Sequence[Judged]:
-    first, end = (bisect.bisect_left(ascending, border, key=lambda one: one.shard.part.first) for border in part)
+def _is_alike(found: Judged, met: Sequence[Judged]) -> bool:
+    """Nothing is found in fewer cases more often than in more, and in the same cases everything alike."""
+    part = found.shard.part
+    within = [one for one in met if not left_of(one.shard.part, [part])]
+    inner, outer = (_sum([one.counts for one in some]) for some in (within, met))
+    if _joined(one.shard.part for one in within) == (part,):
+        return inner == found.counts
+    has_all = not left_of(part, [one.shard.part for one in met])
+    return _is_at_most(inner, found.counts) and (not has_all or _is_at_most(found.counts, outer))
+
+
+def _is_at_most(fewer: Counts, more: Counts) -> bool:
+    return all(map(operator.le, _figures(fewer), _figures(more)))
+
+
+def _figures(counts: Counts) -> list[int]:
+    """All that more cases can only add to."""
+    verdicts, faults = (counts.verdicts[verdict] for verdict in Verdict), (counts.faults[kind] for kind in FaultKind)
+    return [counts.wrong_bytes, counts.disagreements, counts.strays, *verdicts, *faults]
+
+
+def _meeting(ascending: Sequence[Judged], part: Part) -> Sequence[Judged]:
+    first = bisect.bisect_right(ascending, part.first, key=lambda one: one.shard.part.end)
+    end = bisect.bisect_left(ascending, part.end, key=lambda one: one.shard.part.first)
     return ascending[first:end]
 
 
