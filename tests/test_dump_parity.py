@@ -310,6 +310,35 @@ def test_a_sealed_request_that_comes_late_brings_what_parity_covers(name: str) -
     assert recover(Mapped(bench.disk, bench.extents), bench.identity, Pages()).frames_rebuilt == 1
 
 
+class ComesThoughRefused(Layer):
+    """Writes what is asked for, and says of some places that it did not."""
+
+    def __init__(self, lower: BlockDevice, places: Sequence[Run]) -> None:
+        super().__init__(lower)
+        self._places = places
+
+    def write_from(self, offset_bytes: int, buffer: Buffer) -> None:
+        self.lower.write_from(offset_bytes, buffer)
+        written = Run(offset_bytes, memoryview(buffer).nbytes)
+        if any(written.meets(place) for place in self._places):
+            raise DeviceError("refused")
+
+
+@pytest.mark.parametrize("name", ["unsealed", *PRIVATE_KEYS])
+@pytest.mark.parametrize("refused", [2, 5, 9])
+def test_a_frame_that_no_slot_took_is_in_parity_with_the_bytes_that_may_have_come(name: str, refused: int) -> None:
+    bench = DumpBench(700, parity_percent=12) if name == "unsealed" else sealed_bench(name, 700, parity_percent=12)
+    job = bench.job()
+    one = job.plan.sets[0]
+    starts = map(slot_offset_bytes, [refused, *job.spare_slots])
+    places = [run for start in starts for run in bench.extents.runs(start, BLOCK)]
+    assert bench.write(lambda disk: ComesThoughRefused(disk, places)).frames_failed == 1
+    of_pages = set(one.frame_slots[1:-1]) - {refused}
+    overwrite(bench, [next(slot for slot in of_pages if one.group_of(slot) == one.group_of(refused))])
+    found = recover(Mapped(bench.disk, bench.extents), bench.identity, Pages())
+    assert (found.verdict, found.frames_rebuilt) == (Verdict.COMPLETE, 1)
+
+
 def test_without_a_spare_slot_a_frame_that_fails_is_lost() -> None:
     bench = DumpBench(1500, region_bytes=2 * BLOCK + 20 * SLOT)
     assert len(bench.job().spare_slots) == 0

@@ -114,11 +114,13 @@ def test_what_is_moved_is_found_where_it_is_and_rebuilt(
     assert SecondReader(world).read(state).is_as(expected)
 
 
-def moves_nothing(job: DumpJob, frame: FramePlan, slot: memoryview, progress: Progress, failure: DeviceError) -> None:
+def moves_nothing(
+    job: DumpJob, frame: FramePlan, content: memoryview, _: memoryview, progress: Progress, failure: DeviceError
+) -> None:
     progress.count_failed(failure)
     assert job.parity is not None
     if frame.kind != FrameKind.PARITY:
-        job.parity.cover_lost(frame.sequence, dump._fill_slot(job, frame, slot))
+        job.parity.cover_lost(frame.sequence, content)
 
 
 def test_a_writer_that_moves_nothing_is_found_though_parity_makes_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from vdisk.blockdevice import BlockDevice
     from vdisk.extent import ExtentMap
 
-REQUEST_BUFFER_SIZE_BYTES = REQUEST_FRAMES * SLOT_SIZE_BYTES
+REQUEST_BUFFER_SIZE_BYTES = (REQUEST_FRAMES + 1) * SLOT_SIZE_BYTES  # the last for a frame that goes elsewhere
 TAKEOVER_SIZE_BYTES = DUMP_HEADER.field("takeover_text").size_bytes
 
 
@@ -223,63 +223,76 @@ def _write_parity(
 
 
 def _write_together(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview, progress: Progress) -> None:
-    slots = [buffer[number * SLOT_SIZE_BYTES : (number + 1) * SLOT_SIZE_BYTES] for number in range(len(frames))]
+    elsewhere = _slot_of(buffer, REQUEST_FRAMES)
     try:
         contents = fill_request(job, frames, buffer)
     except OSError:  # of memory: what can be read of it goes out
-        _write_what_can_be_read(job, frames, slots, progress)
+        _write_what_can_be_read(job, frames, buffer, progress)
         return
     size_bytes = (len(frames) - 1) * SLOT_SIZE_BYTES + contents[-1].nbytes
     try:
         job.region.write_from(frames[0].region_offset_bytes, buffer[:size_bytes])
     except DeviceError:
-        for frame, slot, content in zip(frames, slots, contents, strict=True):
-            _write_alone(job, frame, slot, content, progress)
+        for frame, content in zip(frames, contents, strict=True):
+            _write_alone(job, frame, content, elsewhere, progress)
         return
     progress.count_written(frames, size_bytes)
     for frame, content in zip(frames, contents, strict=True):
         _cover(job, frame, frame.sequence, content)
 
 
-def _write_what_can_be_read(
-    job: DumpJob, frames: Sequence[FramePlan], slots: Sequence[memoryview], progress: Progress
-) -> None:
-    for frame, slot in zip(frames, slots, strict=True):
+def _write_what_can_be_read(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview, progress: Progress) -> None:
+    for number, frame in enumerate(frames):
         try:
-            content = _fill_slot(job, frame, slot)
+            content = _fill_slot(job, frame, _slot_of(buffer, number))
         except OSError as failure:
             progress.count_failed(failure)
         else:
-            _write_alone(job, frame, slot, content, progress)
+            _write_alone(job, frame, content, _slot_of(buffer, REQUEST_FRAMES), progress)
 
 
-def _write_alone(job: DumpJob, frame: FramePlan, slot: memoryview, content: memoryview, progress: Progress) -> None:
+def _slot_of(buffer: memoryview, number: int) -> memoryview:
+    return buffer[number * SLOT_SIZE_BYTES : (number + 1) * SLOT_SIZE_BYTES]
+
+
+def _write_alone(
+    job: DumpJob, frame: FramePlan, content: memoryview, elsewhere: memoryview, progress: Progress
+) -> None:
     """To its own slot, byte for byte as in the request: what was given up may still come, and must be the same."""
     try:
         job.region.write_from(frame.region_offset_bytes, content)
     except DeviceError as failure:
-        _write_further_on(job, frame, slot, progress, failure)
+        _write_further_on(job, frame, content, elsewhere, progress, failure)
     else:
         progress.count_written([frame], content.nbytes)
         _cover(job, frame, frame.sequence, content)
 
 
 def _write_further_on(
-    job: DumpJob, frame: FramePlan, slot: memoryview, progress: Progress, failure: DeviceError
+    job: DumpJob,
+    frame: FramePlan,
+    content: memoryview,
+    elsewhere: memoryview,
+    progress: Progress,
+    failure: DeviceError,
 ) -> None:
-    """To the first spare slot that takes it. Where none does, parity has it, if it has none of its group yet."""
+    """To the first spare slot that takes it, made anew for that place.
+
+    Where none does, parity has it, if it has none of its group yet: with the bytes that its own slot was given, which
+    may have come there after all.
+    """
     while (spare := progress.try_spare(job.spare_slots)) is not None:
-        content = _fill_slot(job, frame._replace(sequence=spare), slot)
+        moved = _fill_slot(job, frame._replace(sequence=spare), elsewhere)
         try:
-            job.region.write_from(slot_offset_bytes(spare), content)
+            job.region.write_from(slot_offset_bytes(spare), moved)
         except DeviceError:
             continue
-        progress.count_written([frame], content.nbytes, moved=1)
-        _cover(job, frame, spare, content)
+        progress.count_written([frame], moved.nbytes, moved=1)
+        _cover(job, frame, spare, moved)
         return
     progress.count_failed(failure)
     if job.parity is not None and frame.kind != FrameKind.PARITY:
-        job.parity.cover_lost(frame.sequence, _fill_slot(job, frame, slot))
+        job.parity.cover_lost(frame.sequence, content)
 
 
 def _cover(job: DumpJob, frame: FramePlan, slot: int, content: memoryview) -> None:
@@ -291,7 +304,7 @@ def fill_request(job: DumpJob, frames: Sequence[FramePlan], buffer: memoryview) 
     """Each frame in its slot, one behind the other; what a short frame leaves of its slot is zero."""
     contents: list[memoryview] = []
     for number, frame in enumerate(frames):
-        slot = buffer[number * SLOT_SIZE_BYTES : (number + 1) * SLOT_SIZE_BYTES]
+        slot = _slot_of(buffer, number)
         content = _fill_slot(job, frame, slot)
         slot[content.nbytes :] = bytes(slot.nbytes - content.nbytes)
         contents.append(content)

@@ -172,15 +172,15 @@ FAULTS = (
     PlantedFault(
         "retry-forgotten",
         DUMP,
-        "            _write_alone(job, frame, slot, content, progress)\n        return\n    progress.count_written(",
+        "            _write_alone(job, frame, content, elsewhere, progress)\n        return\n    progress.count_written(",
         "            progress.count_failed(OSError())\n        return\n    progress.count_written(",
         "A request that fails is not tried again, frame by frame.",
     ),
     PlantedFault(
         "retry-of-the-first-alone",
         DUMP,
-        "        for frame, slot, content in zip(frames, slots, contents, strict=True):",
-        "        for frame, slot, content in zip(frames[:1], slots, contents, strict=False):",
+        "        for frame, content in zip(frames, contents, strict=True):",
+        "        for frame, content in zip(frames[:1], contents, strict=False):",
         "Of a request that fails only the first frame is tried again.",
     ),
     PlantedFault(
@@ -193,8 +193,8 @@ FAULTS = (
     PlantedFault(
         "slot-of-the-frame-before",
         DUMP,
-        "slot = buffer[number * SLOT_SIZE_BYTES : (number + 1) * SLOT_SIZE_BYTES]",
-        "slot = buffer[max(0, number - 1) * SLOT_SIZE_BYTES : (number + 1) * SLOT_SIZE_BYTES]",
+        "slot = _slot_of(buffer, number)",
+        "slot = _slot_of(buffer, max(0, number - 1))",
         "Frames of one request are filled into each other's slots.",
     ),
     PlantedFault(

@@ -36,14 +36,14 @@ FAULTS = (
     PlantedFault(
         "moved-frame-covered-elsewhere",
         DUMP,
-        "        _cover(job, frame, spare, content)\n",
-        "        _cover(job, frame, frame.sequence, content)\n",
+        "        _cover(job, frame, spare, moved)\n",
+        "        _cover(job, frame, frame.sequence, moved)\n",
         "Parity names the slot that did not take a frame, not the one to which it was moved.",
     ),
     PlantedFault(
         "lost-frame-not-covered",
         DUMP,
-        "        job.parity.cover_lost(frame.sequence, _fill_slot(job, frame, slot))\n",
+        "        job.parity.cover_lost(frame.sequence, content)\n",
         "        pass\n",
         "A frame that no slot takes is not in its group's parity.",
     ),
