@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -159,6 +161,34 @@ def test_a_case_that_goes_wrong_shrinks_to_one_line_that_goes_wrong(capsys: pyte
     assert (ghostdump, len(open_case(words[-1])[1])) == ("ghostdump", 1)
     assert cli.main([*words, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["wrong_bytes"] > 0
+
+
+DRIFTING = """
+from dumpwriter.lab.planted import FAULTS
+from dumpwriter.lab.planting import plant
+plant(FAULTS["any-dump-id"])
+from dumpwriter.lab.case import open_case
+from dumpwriter.lab.judging import Recovery
+from dumpwriter.lab.replay import Laboratory
+from dumpwriter import cli
+import contextlib, io
+line, out = "zeros:3:18", io.StringIO()
+with contextlib.redirect_stdout(out):
+    assert cli.main(["lab", "shrink", line]) == 0
+for case in (line, out.getvalue().split()[-1].strip("'")):
+    world, faults = open_case(case)
+    print(len(faults), Laboratory(world, [Recovery(world)]).replay(faults).failure)
+"""
+
+
+def test_a_case_shrinks_to_one_that_goes_wrong_in_the_same_way() -> None:
+    """Here a cut alone would have older frames believed, with wrong bytes; the case that is given has none."""
+    told = subprocess.run([sys.executable, "-c", DRIFTING], check=True, capture_output=True, text=True).stdout
+    (many, given), (fewer, left) = (line.split(" ", 1) for line in told.splitlines())
+    assert left == given
+    assert int(fewer) <= int(many)
+    for words in ("expected=<Verdict.NONE: 'NONE'>", "found=<Verdict.PARTIAL: 'PARTIAL'>", "has_wrong_bytes=False"):
+        assert words in left
 
 
 def test_what_holds_is_not_shrunk(capsys: pytest.CaptureFixture[str]) -> None:

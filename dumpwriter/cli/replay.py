@@ -32,11 +32,12 @@ def run(arguments: argparse.Namespace) -> int:
 def run_shrink(arguments: argparse.Namespace) -> int:
     world, faults = open_case(arguments.case)
     laboratory = Laboratory(world, [Recovery(world)])
-    if laboratory.replay(faults).holds:
+    failure = laboratory.replay(faults).failure
+    if failure is None:
         raise UsageError(
             f"{arguments.case} holds, so there is nothing to shrink: give a case that lab run complains of"
         )
-    smallest = shrink(faults, lambda some: not laboratory.replay(some).holds)
+    smallest = shrink(faults, lambda some: laboratory.replay(some).failure == failure)
     print(command_line("lab", "replay", describe_case(world, smallest)))
     return 0
 

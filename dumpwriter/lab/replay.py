@@ -10,12 +10,35 @@ from dumpwriter.lab.lostframes import is_one_left_unmoved
 from dumpwriter.lab.passage import Passages
 from dumpwriter.lab.proof import digest_of_trace
 from dumpwriter.lab.world import recording_of
+from dumpwriter.recovery.pageset import PageSet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dumpwriter.lab.faults import Fault
     from dumpwriter.lab.world import PlacedFrame, World
+    from dumpwriter.verdict import Verdict
+
+
+class Difference(NamedTuple):
+    """How what a reader found differs from what must come out; its pages by whether any lacks, or is too many."""
+
+    expected: Verdict
+    found: Verdict
+    has_wrong_bytes: bool
+    lacks_pages: bool
+    has_pages_too_many: bool
+
+
+class Failure(NamedTuple):
+    """What a case ends in that does not hold: of two that are equal, one is taken for a simpler way to the other.
+
+    `differences` has one for each reader.
+    """
+
+    differences: tuple[Difference, ...]
+    leaves_region: bool
+    leaves_one_out: bool
 
 
 class Replay(NamedTuple):
@@ -37,6 +60,25 @@ class Replay(NamedTuple):
     def holds(self) -> bool:
         is_written = not self.strays and not self.is_one_left_out
         return is_written and all(reading.is_as(self.expected) for _, reading in self.found)
+
+    @property
+    def failure(self) -> Failure | None:
+        """None where it holds."""
+        if self.holds:
+            return None
+        differences = tuple(_difference(self.expected, reading) for _, reading in self.found)
+        return Failure(differences, bool(self.strays), self.is_one_left_out)
+
+
+def _difference(expected: Reading, found: Reading) -> Difference:
+    wanted, given = (PageSet.of(reading.present) for reading in (expected, found))
+    return Difference(
+        expected.verdict,
+        found.verdict,
+        has_wrong_bytes=found.wrong_bytes > 0,
+        lacks_pages=any(given.missing_from(expected.present)),
+        has_pages_too_many=any(wanted.missing_from(found.present)),
+    )
 
 
 class Laboratory:

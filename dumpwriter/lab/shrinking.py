@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def shrink(faults: Sequence[Fault], is_bad: Callable[[Sequence[Fault]], bool]) -> tuple[Fault, ...]:
-    """The faults, which must be bad, made simpler step by step until every further step makes them good."""
+    """The faults, which must be bad, made simpler step by step until every further step makes them something else.
+
+    What is bad should be one kind of failure: a simpler way into another one says nothing of the first.
+    """
     smallest = tuple(faults)
     while (simpler := next(filter(is_bad, _simpler(smallest)), None)) is not None:
         smallest = simpler
