@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import itertools
 
+import blake3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dumpwriter.formats.region import CLASS_RUN
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.diskstate import DiskState, Patch
-from dumpwriter.lab.enumeration import cuts, epochs, expected_count, state_after
+from dumpwriter.lab.enumeration import (
+    changed_sectors,
+    cuts,
+    disk_count,
+    distinct_count,
+    epochs,
+    expected_count,
+    sectors,
+    state_after,
+)
 from dumpwriter.lab.pieces import Pieces
 from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.world import build_world
@@ -46,6 +57,19 @@ def traces(draw: st.DrawFn) -> list[Event]:
     return trace[:-1] if is_open else trace
 
 
+@st.composite
+def traces_that_change_little(draw: st.DrawFn) -> list[Event]:
+    """The same, but many a sector is written with what it holds. None gets back what it held before."""
+    letters, disk, rewritten = itertools.count(100), bytearray(BEFORE), []
+    for event in draw(traces()):
+        for start in range(event.offset_bytes, event.offset_bytes + event.length_bytes, SECTOR):
+            if draw(st.booleans()):
+                disk[start : start + SECTOR] = content(next(letters), 1)
+        written = bytes(disk[event.offset_bytes : event.offset_bytes + event.length_bytes])
+        rewritten.append(event._replace(content=written))
+    return rewritten
+
+
 def left_by_any_cut(trace: list[Event]) -> set[bytes]:
     """By the words of the fault model alone: cut anywhere, lose any of the writes since the flush, tear one of them."""
     left = set()
@@ -79,6 +103,37 @@ def test_no_state_of_an_epoch_is_counted_twice(trace: list[Event]) -> None:
     for part in epochs(BEFORE, trace):
         states = [state_after(part, cut) for cut in cuts(part)]
         assert len({state.read(0, state.size_bytes) for state in states}) == len(states)
+
+
+@given(traces_that_change_little())
+def test_different_disks_are_counted_by_a_closed_form(trace: list[Event]) -> None:
+    parts = list(epochs(BEFORE, trace))
+    left = [{state_after(part, cut).read(0, DISK_SECTORS * SECTOR) for cut in cuts(part)} for part in parts]
+    assert list(map(len, left)) == list(map(disk_count, parts))
+    assert len(set().union(*left)) == distinct_count(parts)
+
+
+def test_the_different_disks_of_a_world_are_counted_by_a_closed_form() -> None:
+    world = build_world(SCENARIOS["pages"]._replace(writes_in_flight=2))
+    parts = list(epochs(world.before, world.trace))
+    states = (state_after(part, cut) for part in parts for cut in cuts(part))
+    assert len({blake3.blake3(state.read(0, state.size_bytes)).digest() for state in states}) == distinct_count(parts)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("writes", [1, 8])
+def test_of_almost_every_sector_it_is_seen_whether_it_was_written(name: str, writes: int) -> None:
+    """What stays the same are zeros that the format demands, behind headers and the last record of a table."""
+    world = build_world(SCENARIOS[name]._replace(writes_in_flight=writes))
+    in_frames = [range(place, place + length) for runs in world.places for place, length in runs]
+    *_, filled, _, _, _ = epochs(world.before, world.trace)  # before the headers that say WRITTEN
+    for write in filled.writes:
+        assert changed_sectors(filled, write) > 0.8 * sectors(write)
+        for start in range(write.offset_bytes, write.offset_bytes + write.length_bytes, SECTOR):
+            written = write.content[start - write.offset_bytes :][:SECTOR]
+            if written == world.before[start : start + SECTOR]:
+                assert not any(written[CLASS_RUN.size_bytes :])
+                assert any(start in frame for frame in in_frames)
 
 
 def test_writes_in_flight_that_overlap_are_more_than_is_counted() -> None:

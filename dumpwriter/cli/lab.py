@@ -26,14 +26,20 @@ def run_prove(arguments: argparse.Namespace) -> int:
     with progress_bar("prove") as show:
         certificate = prove(world, [Recovery(world)], show)
     if arguments.json:
-        counts = {"count": certificate.states, "expected_count": certificate.states_expected}
+        counts = {
+            "count": certificate.states,
+            "expected_count": certificate.states_expected,
+            "distinct_count": certificate.distinct,
+        }
         epochs = [bound._asdict() for bound in certificate.epochs]
-        print_json(counts | _document(certificate, "states", "states_expected") | {"epochs": epochs})
+        print_json(counts | _document(certificate, "states", "states_expected", "distinct") | {"epochs": epochs})
     else:
         widest = max(certificate.epochs, key=lambda bound: bound.states)
+        in_flight = f"up to {widest.writes} writes of {widest.sectors} sectors in flight"
         print(
-            f"{certificate.scenario}: {certificate.states} states of {certificate.states_expected}, up to "
-            f"{widest.writes} writes of {widest.sectors} sectors in flight; {certificate.wrong_bytes} wrong bytes"
+            f"{certificate.scenario}: {certificate.states} states of {certificate.states_expected}, "
+            f"{certificate.distinct} of them with other bytes, {in_flight}; "
+            f"{certificate.wrong_bytes} wrong bytes"
         )
         print_findings(certificate)
         print(f"  trace    {certificate.trace_digest}")

@@ -8,6 +8,13 @@ states are counted by epochs, the stretches between flushes:
     an epoch of n writes of s1 … sn sectors has 2^n + (s1 - 1 + … + sn - 1) · 2^(n-1) states
 
 the first term for the subsets, the second for each place where each write can tear, beside every subset of the others.
+
+Not every state is another disk, for a sector may be written with what it holds. Of the writes that change the disk at
+all, let there be m, and let them change c1 … cm of their sectors. A tear shows by how many of these are in front of it:
+
+    the epoch leaves 2^m + (c1 - 1 + … + cm - 1) · 2^(m-1) disks
+
+One of them is the disk that the epoch found, which the epoch before left when all of its writes came. It counts once.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ from dumpwriter.lab.diskstate import DiskState, Patch
 from vdisk.blockdevice import SECTOR_SIZE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from vdisk.layers.trace import Event
 
@@ -62,7 +69,7 @@ def _as_write(discard: Event) -> Event:
 
 
 def expected_count(epoch: Epoch) -> int:
-    """How many states there are: each cut leaves another one, since no two writes of the epoch overlap."""
+    """How many states there are: as many as cuts, since no two writes of the epoch overlap."""
     for first, second in itertools.pairwise(sorted(epoch.writes, key=lambda write: write.offset_bytes)):
         assert first.offset_bytes + first.length_bytes <= second.offset_bytes, "two writes in flight overlap"
     return cut_count(epoch)
@@ -70,8 +77,34 @@ def expected_count(epoch: Epoch) -> int:
 
 def cut_count(epoch: Epoch) -> int:
     """The closed form."""
-    subsets = 1 << len(epoch.writes)
-    tears = sum(sectors(write) - 1 for write in epoch.writes)
+    return _subsets_and_tears([sectors(write) for write in epoch.writes])
+
+
+def disk_count(epoch: Epoch) -> int:
+    """How many disks with different bytes the epoch leaves, that which it found among them."""
+    return _subsets_and_tears([changed for write in epoch.writes if (changed := changed_sectors(epoch, write))])
+
+
+def distinct_count(parts: Iterable[Epoch]) -> int:
+    """How many disks with different bytes the epochs of a trace leave.
+
+    Where a sector gets back what it held in an epoch before, a disk may be counted twice. No dump writes like that.
+    """
+    return 1 + sum(disk_count(epoch) - 1 for epoch in parts)
+
+
+def changed_sectors(epoch: Epoch, write: Event) -> int:
+    """How many sectors of the disk have other bytes behind a write than before its epoch."""
+    starts = range(0, write.length_bytes, SECTOR_SIZE_BYTES)
+    found = epoch.base[write.offset_bytes : write.offset_bytes + write.length_bytes]
+    return sum(
+        found[start : start + SECTOR_SIZE_BYTES] != write.content[start : start + SECTOR_SIZE_BYTES] for start in starts
+    )
+
+
+def _subsets_and_tears(sector_counts: Sequence[int]) -> int:
+    subsets = 1 << len(sector_counts)
+    tears = sum(count - 1 for count in sector_counts)
     return subsets + tears * subsets // 2
 
 

@@ -1,7 +1,8 @@
 """The proof over a small world: every state is read by every reader, and each must find just what the disk holds.
 
-The certificate says what was proved and how to tell that it was the same: the count against the closed form, a digest
-of the trace that the states are made of, and a digest of all that the first reader found, state by state.
+The certificate says what was proved and how to tell that it was the same: the count against the closed form, how many
+different disks that were, a digest of the trace that the states are made of, and a digest of all that the first reader
+found, state by state.
 """
 
 from __future__ import annotations
@@ -12,7 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import blake3
 
 from dumpwriter.lab.diskstate import DiskState
-from dumpwriter.lab.enumeration import Cut, cuts, epochs, expected_count, sectors, state_after
+from dumpwriter.lab.enumeration import (
+    Cut,
+    cuts,
+    disk_count,
+    distinct_count,
+    epochs,
+    expected_count,
+    sectors,
+    state_after,
+)
 from dumpwriter.lab.fates import whole_patch
 from dumpwriter.lab.judging import Expectation
 from dumpwriter.lab.tally import Disagreement, Stray, Tally, Unmoved
@@ -22,21 +32,24 @@ from dumpwriter.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dumpwriter.lab.enumeration import Epoch
     from dumpwriter.lab.judging import Reader
     from dumpwriter.lab.world import World
     from vdisk.layers.trace import Event
 
 
 class Bound(NamedTuple):
-    """What one epoch has."""
+    """What one epoch has; `disks` are its states with different bytes."""
 
     writes: int
     sectors: int
     states: int
+    disks: int
 
 
 class Certificate(NamedTuple):
-    """`verdicts` counts what the first reader found; `wrong_bytes` and `disagreements` are of all readers.
+    """`distinct` counts the states with different bytes, by a closed form, and `verdicts` what the first reader found.
+    `wrong_bytes` and `disagreements` are of all readers.
 
     `undisturbed` is what must come out where nothing goes wrong, and `planned` what there is room for in the region: a
     dump that then lacks pages was never a whole one. `premature` counts states in which a header says of less than
@@ -49,6 +62,7 @@ class Certificate(NamedTuple):
     epochs: tuple[Bound, ...]
     states: int
     states_expected: int
+    distinct: int
     wrong_bytes: int
     disagreements: int
     verdicts: dict[Verdict, int]
@@ -96,11 +110,10 @@ def prove(world: World, readers: Sequence[Reader], progress: Callable[[int, int]
     return Certificate(
         scenario=world.scenario.name,
         readers=tuple(reader.name for reader in readers),
-        epochs=tuple(
-            Bound(len(epoch.writes), sum(map(sectors, epoch.writes)), expected_count(epoch)) for epoch in parts
-        ),
+        epochs=tuple(map(_bound, parts)),
         states=tally.cases,
         states_expected=expected,
+        distinct=distinct_count(parts),
         wrong_bytes=tally.wrong_bytes,
         disagreements=tally.disagreements,
         verdicts={verdict: tally.verdicts[verdict] for verdict in Verdict},
@@ -112,6 +125,11 @@ def prove(world: World, readers: Sequence[Reader], progress: Callable[[int, int]
         trace_digest=digest_of_trace(world.trace),
         verdict_digest=tally.digest(),
     )
+
+
+def _bound(epoch: Epoch) -> Bound:
+    sectors_written = sum(map(sectors, epoch.writes))
+    return Bound(len(epoch.writes), sectors_written, expected_count(epoch), disk_count(epoch))
 
 
 def digest_of_trace(trace: Sequence[Event]) -> str:

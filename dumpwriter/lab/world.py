@@ -3,6 +3,10 @@
 The trace is what the real plan and the real steps ask of the disk, FUA as a write and a flush. Where the region lies in
 pieces, a request falls into as many writes. All writes between two flushes are in flight together: no order among them
 is assumed. That is more than the writer's four threads can leave, and it is what a disk with a volatile cache may do.
+
+Whether a write came must be seen on the disk wherever it can be. So the older dump is of another machine, of
+another memory and of other classes, and where no frame of it lies, the bytes of others are as they were: a dump writes
+zeros there.
 """
 
 from __future__ import annotations
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
     from vdisk.blockdevice import BlockDevice
     from vdisk.layers.trace import Event
 
+OLDER_DUMP, DUMP_TO_FIND = DumpIdentity(b"an older dump...", 1), DumpIdentity(b"the dump to find", 2)
 CAUSE = Cause(CauseKind.BUGCHECK, 0xD1, (1, 2, 3, 4), "the laboratory crashed it", 1_700_000_000_000_000_000)
 ARMED_TIME_NS, END_TIME_NS = 1_600_000_000_000_000_000, 1_700_000_001_000_000_000
 CLASS_PAGES = 8  # pages of one worth lie together; their classes take turns
@@ -117,19 +122,8 @@ class Memory:
 def build_world(scenario: Scenario) -> World:
     """The same world at every call, on every machine."""
     extents = cut_region(scenario)
-    disk = _disk_of_others(extents)
-    for dump_identity in (DumpIdentity(b"an older dump...", 1), DumpIdentity(b"the dump to find", 2)):
-        dump.arm_region(Mapped(disk, extents), dump_identity, extents, ARMED_TIME_NS)
-        world = World(scenario, dump_identity, extents, _memory(scenario, dump_identity), bytes(disk.content), (), ())
-        job, trace = _carry_out(world, disk, lambda lower: lower)
-    parity = [slot for one in job.plan.sets for slot in one.parity_slots]
-    return world._replace(
-        trace=trace,
-        frames=tuple(_place(frame, job, disk) for frame in job.plan.frames),
-        parity=tuple(_later_slot(slot, extents) for slot in parity),
-        spares=tuple(_later_slot(slot, extents) for slot in job.spare_slots),
-        groups=tuple(itertools.chain.from_iterable(map(_groups, job.plan.sets))),
-    )
+    older = _dump_over(_disk_of_others(extents), scenario, extents, OLDER_DUMP)
+    return _dump_over(_with_slack_of_others(older), scenario, extents, DUMP_TO_FIND)
 
 
 def recording_of(world: World) -> Recording:
@@ -163,6 +157,30 @@ def cut_region(scenario: Scenario) -> ExtentMap:
 def _disk_of_others(extents: ExtentMap) -> MemoryDisk:
     size_bytes = extents.end_on_disk_bytes() + GAP_BLOCKS * BLOCK_SIZE_BYTES
     return MemoryDisk(size_bytes, Chance(CaseKey("disk", 0, 0)).take_bytes(size_bytes))
+
+
+def _with_slack_of_others(world: World) -> MemoryDisk:
+    """The disk behind a dump, but for the zeros that its requests have between their frames."""
+    written, disk = bytearray(world.before), _disk_of_others(world.extents)
+    for event in world.trace:
+        written[event.offset_bytes : event.offset_bytes + event.length_bytes] = event.content
+    for offset_bytes, length_bytes in (*world.headers, *itertools.chain.from_iterable(world.places)):
+        disk.write_from(offset_bytes, written[offset_bytes : offset_bytes + length_bytes])
+    return disk
+
+
+def _dump_over(disk: MemoryDisk, scenario: Scenario, extents: ExtentMap, identity: DumpIdentity) -> World:
+    dump.arm_region(Mapped(disk, extents), identity, extents, ARMED_TIME_NS)
+    world = World(scenario, identity, extents, _memory(scenario, identity), bytes(disk.content), (), ())
+    job, trace = _carry_out(world, disk, lambda lower: lower)
+    parity = [slot for one in job.plan.sets for slot in one.parity_slots]
+    return world._replace(
+        trace=trace,
+        frames=tuple(_place(frame, job, disk) for frame in job.plan.frames),
+        parity=tuple(_later_slot(slot, extents) for slot in parity),
+        spares=tuple(_later_slot(slot, extents) for slot in job.spare_slots),
+        groups=tuple(itertools.chain.from_iterable(map(_groups, job.plan.sets))),
+    )
 
 
 def _memory(scenario: Scenario, identity: DumpIdentity) -> bytes:
@@ -199,11 +217,12 @@ def _job(world: World, disk: BlockDevice) -> DumpJob:
     data_bytes, zero_bytes = (pages * PAGE_SIZE_BYTES for pages in (scenario.data_pages, scenario.zero_pages))
     runs = (MemoryRun(0, data_bytes, is_hole=False), MemoryRun(data_bytes, zero_bytes, is_hole=True))
     starts = range(0, scenario.pages, CLASS_PAGES)
+    turns = itertools.islice(itertools.cycle(CLASSES), DUMP_TO_FIND.generation - world.identity.generation, None)
     classes = tuple(
         ClassRunRecord(page_class, start, min(CLASS_PAGES, scenario.pages - start))
-        for start, page_class in zip(starts, itertools.cycle(CLASSES), strict=False)
+        for start, page_class in zip(starts, turns, strict=False)
     )
-    ranges = (MemoryRangeRecord(0, data_bytes + zero_bytes),)
+    ranges, machine = (MemoryRangeRecord(0, data_bytes + zero_bytes),), f"laboratory {world.identity.generation}"
     guard = WriteGuard(disk, list(extents.runs(0, extents.size_bytes)))
     plan = plan_dump(memory_parts(classes, runs), extents.size_bytes, parity_percent=scenario.parity_percent)
     return DumpJob(
@@ -212,7 +231,7 @@ def _job(world: World, disk: BlockDevice) -> DumpJob:
         extents=extents,
         region=Mapped(guard, extents),
         memory=Memory(world.memory),
-        metadata=encode_metadata(Metadata(b"", ranges, "laboratory", DumpLevel.AUTOMATIC, classes)),
+        metadata=encode_metadata(Metadata(b"", ranges, machine, DumpLevel.AUTOMATIC, classes)),
         cause=CAUSE,
         armed_time_ns=ARMED_TIME_NS,
         parity=Parity(plan, [SetBuffers() for _ in plan.sets]),
