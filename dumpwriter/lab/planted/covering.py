@@ -29,7 +29,7 @@ FAULTS = (
     PlantedFault(
         "moved-frame-not-covered",
         DUMP,
-        "        _cover(job, frame, spare, content)\n",
+        "        _cover(job, frame, spare, moved)\n",
         "",
         "Parity does not cover a frame that was moved.",
     ),
