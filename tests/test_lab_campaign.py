@@ -23,11 +23,11 @@ from dumpwriter.campaign.jobs import bench_of
 from dumpwriter.campaign.store import Store
 from dumpwriter.cli import campaign as command
 from dumpwriter.lab import shard as shards
-from dumpwriter.lab.campaign import run_cases
+from dumpwriter.lab.campaign import Counts, run_cases
 from dumpwriter.lab.faults import FaultKind
 from dumpwriter.lab.judging import Recovery
 from dumpwriter.lab.scenario import SCENARIOS
-from dumpwriter.lab.shard import Campaign, Counts, Judged, Part, Shard, apart, cut, judge, left_of, together
+from dumpwriter.lab.shard import Campaign, Judged, Part, Shard, apart, cut, judge, left_of, together
 from dumpwriter.lab.world import build_world
 from dumpwriter.verdict import Verdict
 from tests.machines import COMMAND
@@ -85,7 +85,7 @@ def test_the_shards_find_together_what_one_run_finds(judged: dict[Part, Judged])
         [(0, 120), (100, 130), (200, 300), (0, 300)],
     ):
         total = together(HERE, [judged[Part(*part)] for part in chosen])
-        assert (total.parts, total.cases) == ((Part(0, 300),), 300)
+        assert (total.parts, total.counts.cases) == ((Part(0, 300),), 300)
         assert total.counts.verdict_digest == whole.verdict_digest
         assert total.counts.verdicts == whole.verdicts
         assert total.counts.faults == whole.faults
@@ -135,7 +135,7 @@ def test_what_fails_is_never_lost_in_what_holds(judged: dict[Part, Judged]) -> N
             for bad in some:
                 with contextlib.suppress(CampaignError):
                     total = together(HERE, [failing(judged[part]) if part == bad else judged[part] for part in some])
-                    assert not total.holds, (some, bad)
+                    assert not total.counts.holds, (some, bad)
 
 
 def test_a_failing_shard_within_a_passing_one_is_told_with_both_files(

@@ -8,7 +8,7 @@ import pytest
 
 from dumpwriter.formats.region import FrameKind
 from dumpwriter.lab import faults as fault_table
-from dumpwriter.lab.campaign import Outcome, run_cases
+from dumpwriter.lab.campaign import Counts, run_cases
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.diskstate import DiskState
 from dumpwriter.lab.fates import fates_of
@@ -299,7 +299,7 @@ def test_recovery_that_does_not_read_again_is_found(world: World, monkeypatch: p
     assert not outcome.wrong_bytes
 
 
-def campaign(world: World, numbers: range, seed: int = 5) -> Outcome:
+def campaign(world: World, numbers: range, seed: int = 5) -> Counts:
     return run_cases(world, [Recovery(world), SecondReader(world)], seed, numbers)
 
 
@@ -338,5 +338,5 @@ def test_a_campaign_finds_a_reader_that_believes_too_much(world: World, monkeypa
     monkeypatch.setattr(slots, "payload_is_true", lambda slot, frame: True)
     outcome = campaign(world, range(300))
     assert outcome.wrong_bytes
-    assert {str(example).split()[0] for example in outcome.examples} == {"recovery"}
-    assert outcome.examples[0].case.startswith("zeros:5:")
+    assert {example.split()[0] for example in outcome.examples} == {"recovery"}
+    assert ": zeros:5:" in outcome.examples[0]

@@ -128,8 +128,8 @@ def test_a_writer_that_moves_nothing_is_found_though_parity_makes_up_for_it(monk
     crippled = build_world(SCENARIOS["parity"])
     outcome = run_cases(crippled, [RememberingRecovery(crippled)], 5, range(120))
     assert outcome.disagreements and not outcome.wrong_bytes
-    assert "a spare slot would have taken" in str(outcome.examples[0])
-    _, faults = open_case(str(outcome.examples[0]).split()[-1])
+    assert "a spare slot would have taken" in outcome.examples[0]
+    _, faults = open_case(outcome.examples[0].split()[-1])
     replay = Laboratory(crippled, [RememberingRecovery(crippled)]).replay(faults)
     assert replay.is_one_left_out and not replay.holds, "what a campaign complains of can be replayed and shrunk"
 

@@ -165,7 +165,7 @@ def test_a_dump_that_leaves_the_region_is_found(monkeypatch: pytest.MonkeyPatch)
     outcome = run_cases(world, [Recovery(world)], 1, range(5))
     assert not outcome.holds
     assert outcome.strays == len(outcome.examples) > 2, "all but those of which nothing comes to the disk"
-    assert str(outcome.examples[0]).startswith("the writer left the region's extents: pages:1:")
+    assert outcome.examples[0].startswith("the writer left the region's extents: pages:1:")
 
 
 def test_a_flush_that_the_writer_forgets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

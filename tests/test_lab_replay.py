@@ -152,7 +152,7 @@ def _believes_any_payload(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_case_that_goes_wrong_shrinks_to_one_line_that_goes_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     world, _ = open_case(f"zeros:{SEED}:0")
     wrong = run_cases(world, [Recovery(world)], SEED, range(200)).examples
-    drawn = {example.case: open_case(example.case)[1] for example in wrong}
+    drawn = {line: open_case(line)[1] for line in (example.split()[-1] for example in wrong)}
     case = next(line for line, faults in drawn.items() if len(faults) == 2)
     assert cli.main(["lab", "replay", case]) == 1
     capsys.readouterr()

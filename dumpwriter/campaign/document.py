@@ -7,8 +7,9 @@ from typing import Any
 
 import blake3
 
+from dumpwriter.lab.campaign import Counts
 from dumpwriter.lab.faults import FaultKind
-from dumpwriter.lab.shard import Campaign, Counts, Judged, Part, Shard
+from dumpwriter.lab.shard import Campaign, Judged, Part, Shard
 from dumpwriter.lab.tally import DIGEST_SIZE_BYTES, DISAGREEMENTS_MAX
 from dumpwriter.verdict import Verdict
 from vdisk.errors import FormatError
@@ -55,7 +56,7 @@ def _judged_of(document: dict[str, Any]) -> Judged:
     )
     if len(bytes.fromhex(counts.verdict_digest)) != DIGEST_SIZE_BYTES:
         raise ValueError(counts.verdict_digest)
-    if part.first + sum(counts.verdicts.values()) != part.end:
+    if part.first + counts.cases != part.end:
         raise ValueError(part)
     return Judged(shard, counts)
 

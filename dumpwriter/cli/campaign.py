@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_findings(total.counts)
         for part in left:
             print("  left: --first {first} --cases {cases}".format(**_as_arguments(part)))
-    if not total.holds:
+    if not total.counts.holds:
         return FAILED_EXIT_CODE
     return INTERRUPTED_EXIT_CODE if left else 0
 
@@ -102,9 +102,9 @@ def run_merge(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(
             {
-                "cases": sum(total.cases for total in totals),
+                "cases": sum(total.counts.cases for total in totals),
                 "wrong_bytes": sum(total.counts.wrong_bytes for total in totals),
-                "holds": all(total.holds for total in totals),
+                "holds": all(total.counts.holds for total in totals),
                 "campaigns": [_document(total) for total in totals],
             }
         )
@@ -113,8 +113,8 @@ def run_merge(arguments: argparse.Namespace) -> int:
             print(f"{_headline(total)}, build {total.campaign.build[:16]}")
             print_findings(total.counts)
         wrong_bytes = sum(total.counts.wrong_bytes for total in totals)
-        print(f"{sum(total.cases for total in totals)} cases in all; {wrong_bytes} wrong bytes")
-    return 0 if all(total.holds for total in totals) else FAILED_EXIT_CODE
+        print(f"{sum(total.counts.cases for total in totals)} cases in all; {wrong_bytes} wrong bytes")
+    return 0 if all(total.counts.holds for total in totals) else FAILED_EXIT_CODE
 
 
 def _store(directory: str | None) -> Store | None:
@@ -158,5 +158,5 @@ def _as_arguments(part: Part) -> dict[str, int]:
 
 def _document(total: Total) -> dict[str, Any]:
     parts = [part._asdict() for part in total.parts]
-    facts = {"cases": total.cases, "parts": parts, "holds": total.holds}
+    facts = {"cases": total.counts.cases, "parts": parts, "holds": total.counts.holds}
     return total.campaign._asdict() | facts | total.counts._asdict()

@@ -7,8 +7,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dumpwriter.lab.campaign import Counts
     from dumpwriter.lab.proof import Certificate
-    from dumpwriter.lab.shard import Counts
 
 
 def print_findings(found: Certificate | Counts) -> None:

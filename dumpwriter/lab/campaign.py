@@ -16,7 +16,7 @@ from dumpwriter.lab.faults import FaultKind, draw_faults
 from dumpwriter.lab.judging import Expectation
 from dumpwriter.lab.lostframes import is_one_left_unmoved
 from dumpwriter.lab.passage import Passages
-from dumpwriter.lab.tally import Disagreement, Stray, Tally, Unmoved
+from dumpwriter.lab.tally import Tally
 from dumpwriter.lab.world import recording_of
 from dumpwriter.verdict import Verdict
 
@@ -30,30 +30,31 @@ if TYPE_CHECKING:
 ALIVE_BEFORE_A_COLLECTION = 100_000  # objects that came up since the last one
 
 
-class Outcome(NamedTuple):
+class Counts(NamedTuple):
     """`verdicts` counts what the first reader found; `faults` in how many cases each kind was, twice where it was.
 
-    `strays` counts cases in which the writer wrote to a block outside the region.
+    `strays` counts cases in which the writer wrote to a block outside the region. `examples` are texts.
     """
 
-    scenario: str
-    seed: int
-    cases: int
     readers: tuple[str, ...]
     wrong_bytes: int
     disagreements: int
     strays: int
     verdicts: dict[Verdict, int]
     faults: dict[FaultKind, int]
-    examples: tuple[Disagreement | Stray | Unmoved, ...]
+    examples: tuple[str, ...]
     verdict_digest: str
+
+    @property
+    def cases(self) -> int:
+        return sum(self.verdicts.values())
 
     @property
     def holds(self) -> bool:
         return not (self.wrong_bytes or self.disagreements or self.strays)
 
 
-def run_cases(world: World, readers: Sequence[Reader], seed: int, numbers: Iterable[int]) -> Outcome:
+def run_cases(world: World, readers: Sequence[Reader], seed: int, numbers: Iterable[int]) -> Counts:
     """Judge the cases with these numbers. Whoever wants to stop early ends the iteration."""
     return Bench(world, readers).run(seed, numbers)
 
@@ -68,7 +69,7 @@ class Bench:
         self._passages = Passages(self._recording)
         self._expectation = Expectation(world)
 
-    def run(self, seed: int, numbers: Iterable[int]) -> Outcome:
+    def run(self, seed: int, numbers: Iterable[int]) -> Counts:
         tally, kinds = Tally(self._expectation, self._readers), Counter[FaultKind]()
         with _seldom_collected():
             for number in numbers:
@@ -76,7 +77,7 @@ class Bench:
                 faults = draw_faults(Chance(key), self._recording)
                 kinds.update(fault.kind for fault in faults)
                 self._judge(key, faults, tally)
-        return self._outcome(seed, tally, kinds)
+        return self._counts(tally, kinds)
 
     def _judge(self, key: CaseKey, faults: Sequence[Fault], tally: Tally) -> None:
         tally.judge(key, self._passages.state_after(faults))
@@ -85,18 +86,15 @@ class Bench:
         if self._world.spares and is_one_left_unmoved(self._world, faults, self._passages.trace_under(faults)):
             tally.count_unmoved(key)
 
-    def _outcome(self, seed: int, tally: Tally, kinds: Counter[FaultKind]) -> Outcome:
-        return Outcome(
-            scenario=self._world.scenario.name,
-            seed=seed,
-            cases=tally.cases,
+    def _counts(self, tally: Tally, kinds: Counter[FaultKind]) -> Counts:
+        return Counts(
             readers=tuple(reader.name for reader in self._readers),
             wrong_bytes=tally.wrong_bytes,
             disagreements=tally.disagreements,
             strays=tally.strays,
             verdicts={verdict: tally.verdicts[verdict] for verdict in Verdict},
             faults={kind: kinds[kind] for kind in FaultKind},
-            examples=tuple(tally.examples),
+            examples=tuple(map(str, tally.examples)),
             verdict_digest=tally.digest(),
         )
 

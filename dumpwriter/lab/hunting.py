@@ -62,8 +62,7 @@ def _proof(scenario: str, writes: int) -> Experiment:
 def _campaign(scenario: str, cases: int) -> Experiment:
     def search() -> str:
         world = build_world(SCENARIOS[scenario])
-        outcome = run_cases(world, [Recovery(world)], 0, range(cases))
-        return str(outcome.examples[0]) if outcome.examples else ""
+        return next(iter(run_cases(world, [Recovery(world)], 0, range(cases)).examples), "")
 
     return Experiment(f"run {scenario} --cases {cases}", search)
 

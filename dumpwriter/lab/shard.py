@@ -11,6 +11,7 @@ import operator
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from dumpwriter.lab.campaign import Counts
 from dumpwriter.lab.faults import FaultKind
 from dumpwriter.lab.tally import DISAGREEMENTS_MAX, sum_of_digests
 from dumpwriter.verdict import Verdict
@@ -19,7 +20,7 @@ from vdisk.errors import CampaignError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    from dumpwriter.lab.campaign import Bench, Outcome
+    from dumpwriter.lab.campaign import Bench
 
 SHARD_CASES = 2000  # a second's work, or a few
 
@@ -54,19 +55,6 @@ class Shard(NamedTuple):
         return f"{scenario}-{seed}-{first}-{end}-{build[:16]}.json"
 
 
-class Counts(NamedTuple):
-    """As in an `Outcome`; examples are texts."""
-
-    readers: tuple[str, ...]
-    wrong_bytes: int
-    disagreements: int
-    strays: int
-    verdicts: dict[Verdict, int]
-    faults: dict[FaultKind, int]
-    examples: tuple[str, ...]
-    verdict_digest: str
-
-
 class Judged(NamedTuple):
     """A shard, and what was found in its cases; `path` is that of the file which said so, if one did."""
 
@@ -86,14 +74,6 @@ class Total(NamedTuple):
     parts: tuple[Part, ...]
     counts: Counts
 
-    @property
-    def cases(self) -> int:
-        return sum(part.end - part.first for part in self.parts)
-
-    @property
-    def holds(self) -> bool:
-        return not (self.counts.wrong_bytes or self.counts.disagreements or self.counts.strays)
-
 
 def judge(bench: Bench, shard: Shard, is_interrupted: Callable[[], bool]) -> Judged | None:
     """What is found in a shard, or in as much of it as was judged before an interrupt; None where that is nothing."""
@@ -105,19 +85,8 @@ def judge(bench: Bench, shard: Shard, is_interrupted: Callable[[], bool]) -> Jud
                 return
             yield number
 
-    outcome = bench.run(shard.campaign.seed, numbers())
-    if not outcome.cases:
-        return None
-    return Judged(shard._replace(part=Part(first, first + outcome.cases)), _counts_of(outcome))
-
-
-def _counts_of(outcome: Outcome) -> Counts:
-    facts = outcome._asdict()
-    return Counts(**{name: facts[name] for name in Counts._fields if name != "examples"}, examples=_texts(outcome))
-
-
-def _texts(outcome: Outcome) -> tuple[str, ...]:
-    return tuple(map(str, outcome.examples))
+    counts = bench.run(shard.campaign.seed, numbers())
+    return Judged(shard._replace(part=Part(first, first + counts.cases)), counts) if counts.cases else None
 
 
 def left_of(wanted: Part, done: Iterable[Part]) -> list[Part]:
