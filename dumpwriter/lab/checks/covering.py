@@ -125,7 +125,7 @@ def frames_that_lie_twice() -> None:
     """A write that failed and came all the same: each page is told once, and can be read though an error passes."""
     specimen = Specimen(PLAIN)
     (place, *_) = specimen.extents.runs(slot_offset_bytes(2), BLOCK_SIZE_BYTES)
-    progress = specimen.write(lambda disk: _FailsThoughItCame(disk, place))
+    progress = specimen.write(lambda disk: FailsThoughItCame(disk, place))
     must(progress.frames_moved == 1, "a frame whose write failed was not moved")
     index = FrameIndex(WithoutKey())
     region = Mapped(specimen.disk, specimen.extents)
@@ -160,7 +160,7 @@ class _ComesLate(Layer):
         return len(self._late)
 
 
-class _FailsThoughItCame(Layer):
+class FailsThoughItCame(Layer):
     """Says of each write that touches a run that it failed, and has done it."""
 
     def __init__(self, lower: BlockDevice, run: Run) -> None:

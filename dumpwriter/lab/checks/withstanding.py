@@ -17,6 +17,7 @@ from dumpwriter.crash.dump import REQUEST_BUFFER_SIZE_BYTES, Progress
 from dumpwriter.dumpkeys import new_seal
 from dumpwriter.formats.region import SLOT_SIZE_BYTES, DumpEnding
 from dumpwriter.frames import slot_offset_bytes
+from dumpwriter.lab.checks.covering import FailsThoughItCame
 from dumpwriter.lab.checks.refuted import must
 from dumpwriter.lab.checks.specimen import Specimen, Subject, disk_of, written
 from dumpwriter.lab.faults import Fault, FaultKind
@@ -161,7 +162,15 @@ def memory_that_cannot_be_read() -> None:
 
 def sealed_dumps() -> None:
     """What parity covers is sealed, and comes back with the key and without it."""
-    specimen = Specimen(SMALL.subject._replace(sealer=GcmSealer(new_seal(KEY.public_key()))))
+    sealed = SMALL.subject._replace(sealer=GcmSealer(new_seal(KEY.public_key())))
+    for refused in (4, 13):  # though all of it comes, and there is no other slot
+        specimen = Specimen(sealed._replace(slots=SMALL.slots.stop))
+        place = next(specimen.extents.runs(slot_offset_bytes(refused), BLOCK_SIZE_BYTES))
+        specimen.write(lambda disk, place=place: FailsThoughItCame(disk, place))  # type: ignore[misc]
+        for slots in SMALL.losses():
+            what = f"sealed, with slot {refused} refused, without {slots}"
+            _must_be_whole(specimen, _whole_slots(slots), what, WithPrivateKey(KEY))
+    specimen = Specimen(sealed)
     _write_with_bad(specimen, (3, 12))
     for slots in SMALL.losses():
         _must_be_whole(specimen, _whole_slots(slots), f"sealed, without {slots}", WithPrivateKey(KEY))

@@ -125,10 +125,38 @@ FAULTS = (
     PlantedFault(
         "parity-refused-not-tried-again",
         DUMP,
-        "        for frame, slot, content in zip(frames, slots, contents, strict=True):\n",
+        "        for frame, content in zip(frames, contents, strict=True):\n",
         "        if frames[0].kind == FrameKind.PARITY:\n            return\n"
-        "        for frame, slot, content in zip(frames, slots, contents, strict=True):\n",
+        "        for frame, content in zip(frames, contents, strict=True):\n",
         "Parity whose write fails once is given up.",
+    ),
+    PlantedFault(
+        "lost-frame-made-anew",
+        DUMP,
+        "        job.parity.cover_lost(frame.sequence, content)\n",
+        "        job.parity.cover_lost(frame.sequence, _fill_slot(job, frame, elsewhere))\n",
+        "Of a sealed frame that came though it was refused, parity has other bytes than the disk.",
+    ),
+    PlantedFault(
+        "spare-slot-for-parity-alone",
+        DUMP,
+        "while (spare := progress.try_spare(job.spare_slots)) is not None:",
+        "while frame.kind == FrameKind.PARITY and (spare := progress.try_spare(job.spare_slots)) is not None:",
+        "Only parity is moved to a spare slot.",
+    ),
+    PlantedFault(
+        "moved-frames-not-counted",
+        DUMP,
+        "progress.count_written([frame], moved.nbytes, moved=1)",
+        "progress.count_written([frame], moved.nbytes)",
+        "The header says of no frame that it was moved.",
+    ),
+    PlantedFault(
+        "unreadable-memory-not-counted",
+        DUMP,
+        "        except OSError as failure:\n            progress.count_failed(failure)\n        else:\n",
+        "        except OSError:\n            pass\n        else:\n",
+        "The header does not count the frames whose memory cannot be read.",
     ),
     PlantedFault(
         "spent-groups-stay-spent",
