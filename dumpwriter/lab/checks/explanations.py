@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dumpwriter.formats.region import DUMP_HEADER, HEADER_SIZE_BYTES, DumpEnding, DumpState
+from dumpwriter.formats.region import DUMP_HEADER, HEADER_SIZE_BYTES, DumpEnding, DumpLevel, DumpState
 from dumpwriter.frames import decode_dump_header, encode_dump_header
 from dumpwriter.lab.checks.forgery import sector_with_checksum
 from dumpwriter.lab.checks.refuted import must
@@ -98,6 +98,15 @@ def reasons_for_damage() -> None:
         findings = recover(Mapped(disk, specimen.extents), specimen.identity, Pages())
         counts = findings.frames_damaged, findings.reads_failed
         must(findings.reason == Reason.FRAMES_LOST and counts == expected, f"a frame that cannot be read: {counts}")
+
+
+def dumps_of_nothing() -> None:
+    """Memory of which the level asks for no page: metadata is there, no page is missing, and it is no dump."""
+    specimen = written(SUBJECT._replace(ranks=dict.fromkeys(range(20), 5), level=DumpLevel.KERNEL))
+    findings, pages = specimen.read(specimen.disk.content)
+    told = findings.verdict, findings.reason, len(pages)
+    must(told == (Verdict.NONE, Reason.NO_PAGES, 0), f"a dump that was to hold no page is told as {told}")
+    must(findings.metadata is not None and not findings.judgement.missing, "of a dump of no page, some are missing")
 
 
 def metadata_from_any_copy() -> None:

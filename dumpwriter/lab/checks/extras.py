@@ -116,6 +116,28 @@ def blobs_that_were_torn() -> None:
     must([blob.name for blob in nameless.missing] == [None], "a name that cannot be is told")
 
 
+def blobs_of_other_sizes() -> None:
+    """Shorter or longer than their pieces say, or with another digest in any one byte: none is given back."""
+    content = bytes(range(16))
+    for sizes in itertools.product((8, 12, 16, 20), repeat=2):
+        assembly = BlobAssembly()
+        for size_bytes, offset in zip(sizes, (0, 8), strict=True):
+            piece = content[offset : min(offset + 8, size_bytes)]
+            record = SecondaryPiece(b"one", size_bytes, offset, len(piece))
+            assembly.take((SECONDARY_PIECE.pack(record) + piece).ljust(4096, b"\0") if piece else bytes(4096))
+        is_whole = sizes[0] == 8 + max(0, min(8, sizes[1] - 8))
+        found = assembly.outcome([]).found
+        must(len(found) == is_whole, f"a blob of pieces that tell {sizes} bytes is {'not ' * is_whole}given back")
+    row = Blob("one", len(content), _digest(content), 0).record()
+    for place in range(len(row.digest)):
+        assembly = BlobAssembly()
+        assembly.take(_payload({"one": content}))
+        digest = bytearray(row.digest)
+        digest[place] ^= 1
+        outcome = assembly.outcome([row._replace(digest=bytes(digest))])
+        must(not outcome.found and outcome.missing, f"a blob is believed whose digest differs at {place}")
+
+
 def payloads_that_cannot_be() -> None:
     """Secondary data from a disk: every length is bounded, and no more is kept than a dump can hold."""
     for name in NAMES:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from dumpwriter.cipher import GcmSealer
 from dumpwriter.dumpkeys import new_seal
-from dumpwriter.formats.region import DUMP_HEADER, FRAME_SEAL, HEADER_SIZE_BYTES, SLOT_SIZE_BYTES
+from dumpwriter.formats.region import DUMP_HEADER, FRAME_SEAL, HEADER_MAGIC, HEADER_SIZE_BYTES, SLOT_SIZE_BYTES
 from dumpwriter.frames import decode_header, encode_dump_header, slot_offset_bytes
 from dumpwriter.lab.checks.forgery import with_digest
 from dumpwriter.lab.checks.refuted import must
@@ -19,12 +19,15 @@ from dumpwriter.recovery.unsealing import WithPrivateKey
 from dumpwriter.verdict import Verdict
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.layers.mapped import Mapped
+from vdisk.layers.trace import Event, Trace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dumpwriter.sealing import DumpSeal
 
 OWN, OTHER = (X25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2))
-PLAIN = Subject("sealed", dict.fromkeys(range(200), 4), frozenset(range(150, 170)), slots=10)
+PLAIN = Subject("sealed", dict.fromkeys(range(213), 4), frozenset(range(150, 170)), slots=10)
 FRAME = 1
 
 
@@ -44,8 +47,9 @@ def opened_by_the_key() -> None:
 
 
 def closed_dumps_that_lack_a_frame() -> None:
-    """Without the key it is known how much is there, and never called whole."""
+    """Without the key it is known how much is there, and never called whole, though it lack but one page."""
     specimen = _sealed(new_seal(OWN.public_key()))
+    must(any(len(pages_in(frame.runs)) == 1 for frame in specimen.job().plan.frames), "no frame has a page alone")
     for frame in specimen.job().plan.frames[1:-1]:
         findings, _ = specimen.read(_with_slot(specimen, frame.sequence, bytes(SLOT_SIZE_BYTES)), WithoutKey())
         must(findings.verdict == Verdict.PARTIAL, f"without frame {frame.sequence} a closed dump is {findings.verdict}")
@@ -86,17 +90,40 @@ def frames_of_other_seals() -> None:
     must(not none and findings.verdict == Verdict.NONE, "a plain dump is opened with a key")
 
 
+def false_frames_before_the_true_ones() -> None:
+    """Sealed by somebody else for the same public key, or under this seal, and then altered: the true ones open."""
+    specimen = _sealed(new_seal(OWN.public_key()))
+    for other in (specimen, _sealed(new_seal(OWN.public_key())), _sealed(new_seal(OTHER.public_key()))):
+        altered = bytearray(slot_of(other, 0))
+        altered[BLOCK_SIZE_BYTES] ^= 1
+        findings, pages = specimen.read(_with_slot(specimen, 0, with_digest(bytes(altered))), WithPrivateKey(OWN))
+        must(findings.verdict == Verdict.COMPLETE, f"behind a false first frame a dump is {findings.verdict}")
+        must(
+            findings.frames_damaged == 1 and findings.header is not None, "a false first frame is no damage, or all is"
+        )
+        must(not specimen.wrong_pages(pages), "behind a false first frame there are wrong pages")
+
+
 def nonces() -> None:
-    """None twice under one key, also where the same dump is written again."""
-    seal, seen = new_seal(OWN.public_key()), set[bytes]()
+    """None twice under one key, of all that is written, also where the same dump is written again."""
+    seal, events = new_seal(OWN.public_key()), list[Event]()
     for _ in range(3):
-        specimen = _sealed(seal)
-        for frame in specimen.job().plan.frames:
-            parsed = decode_header(memoryview(slot_of(specimen, frame.sequence))[:BLOCK_SIZE_BYTES], specimen.identity)
-            must(parsed is not None and parsed.seal is not None, "a frame of a sealed dump is not sealed")
-            if parsed is not None and parsed.seal is not None:
-                must(parsed.seal.record.nonce not in seen, "a nonce comes twice")
-                seen.add(parsed.seal.record.nonce)
+        Specimen(PLAIN._replace(sealer=GcmSealer(seal))).write(lambda disk: Trace(disk, events.append))
+    nonces = [nonce for event in events for nonce in _nonces_in(event.content)]
+    frames = len(_sealed(seal).job().plan.frames)
+    must(len(nonces) == 3 * (frames + 4), f"{len(nonces)} times something is sealed")
+    must(len(set(nonces)) == len(nonces), "a nonce comes twice")
+
+
+def _nonces_in(content: bytes) -> Iterator[bytes]:
+    for start in range(0, len(content), BLOCK_SIZE_BYTES):
+        block = memoryview(content)[start : start + BLOCK_SIZE_BYTES]
+        frame = decode_header(block, None)
+        if frame is not None:
+            must(frame.seal is not None, "a frame of a sealed dump is not sealed")
+            yield frame.seal.record.nonce if frame.seal is not None else b""
+        elif content[start:].startswith(HEADER_MAGIC):
+            yield DUMP_HEADER.unpack_from(block).seal_nonce
 
 
 def headers_that_were_altered() -> None:

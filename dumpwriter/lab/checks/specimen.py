@@ -63,6 +63,7 @@ class Subject(NamedTuple):
     sealer: Sealer = UNSEALED
     generation: int = 2
     parity_percent: int = NO_PARITY
+    pieces: int = PIECES
 
     @property
     def identity(self) -> DumpIdentity:
@@ -72,7 +73,7 @@ class Subject(NamedTuple):
     def extents(self) -> ExtentMap:
         """The region in pieces, the last one first on the disk."""
         blocks = (slot_offset_bytes(self.slots) + BLOCK_SIZE_BYTES) // BLOCK_SIZE_BYTES
-        starts = [blocks * number // PIECES for number in range(PIECES + 1)]
+        starts = [blocks * number // self.pieces for number in range(self.pieces + 1)]
         place, extents = GAP_BLOCKS, []
         for start, stop in reversed(list(itertools.pairwise(starts))):
             extents.append(Extent(*(BLOCK_SIZE_BYTES * block for block in (start, place, stop - start))))

@@ -14,10 +14,11 @@ from dumpwriter.formats.region import (
     Place,
 )
 from dumpwriter.frames import slot_offset_bytes
-from dumpwriter.lab.checks.forgery import Parts, forged, parts_of, with_checksums
+from dumpwriter.lab.checks.forgery import DIGEST, Parts, forged, parts_of, with_checksums
 from dumpwriter.lab.checks.refuted import must
 from dumpwriter.lab.checks.specimen import Pages, Specimen, Subject, disk_of, pages_in, written
 from dumpwriter.recovery.scan import recover
+from dumpwriter.recovery.slots import true_frame
 from dumpwriter.verdict import Verdict
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.extent import Extent, ExtentMap
@@ -46,6 +47,20 @@ def altered_frames() -> None:
                 altered[:] = with_checksums(bytes(altered))
             _must_lack(specimen, sequence, bytes(altered), f"frame {sequence}, altered at {place}")
         must(frame.sequence == sequence, "frames are not in the order of their slots")
+
+
+def digests_that_differ() -> None:
+    """In any one byte, in the frame as in what it was digested over: no part of a digest is enough."""
+    specimen = written(SUBJECT)
+    slot = slot_of(specimen, FRAME)
+    for place in range(DIGEST.start, DIGEST.stop):
+        for bit in (0x01, 0x80):
+            altered = bytearray(slot)
+            altered[place] ^= bit
+            view = memoryview(bytearray(with_checksums(bytes(altered))))
+            frame = true_frame(view, specimen.identity, FRAME, specimen.extents)
+            must(frame is None, f"a frame is believed whose digest differs at {place}")
+    must(true_frame(memoryview(bytearray(slot)), specimen.identity, FRAME, specimen.extents), "a frame is not believed")
 
 
 def frames_of_other_dumps() -> None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from dumpwriter.lab.planted import beside, carrying_out, covering, framing, judging, reading, withstanding
+from dumpwriter.lab.planted import (
+    assembling,
+    beside,
+    carrying_out,
+    covering,
+    framing,
+    judging,
+    reading,
+    withstanding,
+)
 from dumpwriter.lab.planting import PlantedFault
 
 # What finds this one finds something wrong in the product as it is.
@@ -17,6 +26,7 @@ _ALL = (
     *withstanding.FAULTS,
     *beside.FAULTS,
     *reading.FAULTS,
+    *assembling.FAULTS,
     *judging.FAULTS,
 )
 FAULTS = {fault.name: fault for fault in _ALL}
