@@ -134,6 +134,26 @@ def test_a_writer_that_moves_nothing_is_found_though_parity_makes_up_for_it(monk
     assert replay.is_one_left_out and not replay.holds, "what a campaign complains of can be replayed and shrunk"
 
 
+def test_a_writer_that_leaves_a_frame_out_of_parity_is_found_though_nothing_is_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [lost(world, 4, FaultKind.BAD_SECTORS)]
+    assert Laboratory(world, [RememberingRecovery(world)]).replay(faults).holds
+    write_alone = dump._write_alone
+
+    def covers_nothing(
+        job: DumpJob, frame: FramePlan, content: memoryview, elsewhere: memoryview, progress: Progress
+    ) -> None:
+        is_parity = frame.kind == FrameKind.PARITY
+        write_alone(job if is_parity else job._replace(parity=None), frame, content, elsewhere, progress)
+
+    monkeypatch.setattr(dump, "_write_alone", covers_nothing)
+    crippled = build_world(SCENARIOS["parity"])
+    replay = Laboratory(crippled, [RememberingRecovery(crippled)]).replay(faults)
+    assert replay.expected.verdict == Verdict.COMPLETE
+    assert replay.is_one_left_out and not replay.holds
+
+
 def test_whatever_goes_wrong_recovery_gives_just_what_is_left_and_what_parity_gives(world: World) -> None:
     outcome = run_cases(world, [RememberingRecovery(world), SecondReader(world)], 5, range(200))
     assert outcome.holds, outcome.examples

@@ -81,5 +81,5 @@ def _print_replay(replay: Replay) -> None:
     for number in replay.strays:
         print(f"operation {number} leaves the region's extents")
     if replay.is_one_left_out:
-        print("a frame is left out that a spare slot would have taken")
+        print("a frame is left out that a spare slot would have taken, or parity must cover")
     print(f"trace {replay.trace_digest}")

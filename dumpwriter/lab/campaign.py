@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dumpwriter.lab.chance import CaseKey, Chance
 from dumpwriter.lab.faults import FaultKind, draw_faults
 from dumpwriter.lab.judging import Expectation
-from dumpwriter.lab.lostframes import is_one_left_unmoved
+from dumpwriter.lab.lostframes import is_one_left_out
 from dumpwriter.lab.passage import Passages
 from dumpwriter.lab.tally import Tally
 from dumpwriter.lab.world import recording_of
@@ -83,8 +83,8 @@ class Bench:
         tally.judge(key, self._passages.state_after(faults))
         if self._passages.strays_under(faults):
             tally.count_stray(key)
-        if self._world.spares and is_one_left_unmoved(self._world, faults, self._passages.trace_under(faults)):
-            tally.count_unmoved(key)
+        if self._world.spares and is_one_left_out(self._world, faults, self._passages.trace_under(faults)):
+            tally.count_left_out(key)
 
     def _counts(self, tally: Tally, kinds: Counter[FaultKind]) -> Counts:
         return Counts(

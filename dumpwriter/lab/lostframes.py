@@ -4,7 +4,8 @@ A slot that is for parity, or to spare, is to be believed where the disk gives, 
 there when it could write the frames in question: their bytes are known, wherever they lie, and so is the frame that
 their XOR makes. Of the slots that a parity frame names, the one that is not whole must come back, where it is one.
 
-Of a disk that only refuses what touches bad sectors it is known, too, which frames must have been moved.
+Of a disk that only refuses what touches bad sectors it is known, too, which frames must have been moved, and how many
+each parity frame must name. That follows from the plan: a writer that covers less does not lower what is asked of it.
 """
 
 from __future__ import annotations
@@ -115,8 +116,8 @@ def rebuilt(covers: Iterable[frozenset[Holding]], whole: frozenset[Holding]) -> 
     return frozenset().union(*(holdings for holdings in lost if len(holdings) == 1))
 
 
-def is_one_left_unmoved(world: World, faults: Sequence[Fault], trace: Sequence[Event]) -> bool:
-    """Whether a frame has no place though a slot to spare was never tried, which the disk would have let be written.
+def is_one_left_out(world: World, faults: Sequence[Fault], trace: Sequence[Event]) -> bool:
+    """Whether the writer gave up a frame that a slot to spare would have taken, or left one out of its group's parity.
 
     Asked of disks that refuse what touches bad sectors, and nothing else; `trace` is what came to the disk.
     """
@@ -126,11 +127,34 @@ def is_one_left_unmoved(world: World, faults: Sequence[Fault], trace: Sequence[E
     bad = [Run(fault.place_bytes, fault.length_bytes) for fault in told]
     planned = world.places[: len(world.places) - len(world.spares)]
     refused = sum(_touches(runs, bad) for runs in planned)
+    return _is_one_unmoved(world, bad, refused, trace) or _is_one_uncovered(world, bad, refused, trace)
+
+
+def _is_one_unmoved(world: World, bad: Sequence[Run], refused: int, trace: Sequence[Event]) -> bool:
     written = [Run(event.offset_bytes, event.length_bytes) for event in trace if event.kind == "write"]
     taken = [_touches(spare.runs, written) for spare in world.spares]
     good = [not _touches(spare.runs, bad) for spare in world.spares]
     is_one_free = any(is_good and not is_taken for is_good, is_taken in zip(good, taken, strict=True))
     return refused > sum(taken) and is_one_free
+
+
+def _is_one_uncovered(world: World, bad: Sequence[Run], refused: int, trace: Sequence[Event]) -> bool:
+    """Where all have a place, each parity frame names as many slots as its group has frames."""
+    if refused + sum(_touches(spare.runs, bad) for spare in world.spares) > len(world.spares):
+        return False
+    named = {frozenset(slots) for place in (*world.parity, *world.spares) for slots in _named_at(place, trace)}
+    return sorted(map(len, named)) != sorted(map(len, world.groups))
+
+
+def _named_at(place: LaterSlot, trace: Sequence[Event]) -> Iterator[tuple[int, ...]]:
+    """By all parity frames of which the header block came there."""
+    start_bytes = place.runs[0].physical_bytes
+    for event in trace:
+        at_bytes = start_bytes - event.offset_bytes
+        if event.kind == "write" and 0 <= at_bytes <= event.length_bytes - BLOCK_SIZE_BYTES:
+            slots = _named(event.content[at_bytes : at_bytes + BLOCK_SIZE_BYTES])
+            if slots:
+                yield slots
 
 
 def _touches(runs: Iterable[Run], others: Sequence[Run]) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dumpwriter.lab.fates import Fate, fates_of
 from dumpwriter.lab.judging import Expectation, Reader, Reading, is_whole
-from dumpwriter.lab.lostframes import is_one_left_unmoved
+from dumpwriter.lab.lostframes import is_one_left_out
 from dumpwriter.lab.passage import Passages
 from dumpwriter.lab.proof import digest_of_trace
 from dumpwriter.lab.world import recording_of
@@ -44,7 +44,7 @@ class Failure(NamedTuple):
 class Replay(NamedTuple):
     """`frames` are those that must be believed and those that must not; `strays` writes that leave the region.
 
-    `is_one_left_out` says that the writer gave a frame up while there was a slot to spare for it.
+    `is_one_left_out` says that the writer gave a frame up while there was a slot to spare for it, or did not cover one.
     """
 
     faults: tuple[Fault, ...]
@@ -99,6 +99,6 @@ class Laboratory:
             expected=self._expectation.of(state),
             found=tuple((reader.name, reader.read(state)) for reader in self._readers),
             strays=self._passages.strays_under(faults),
-            is_one_left_out=bool(self.world.spares) and is_one_left_unmoved(self.world, faults, trace),
+            is_one_left_out=bool(self.world.spares) and is_one_left_out(self.world, faults, trace),
             trace_digest=digest_of_trace(trace),
         )

@@ -52,7 +52,7 @@ class Unmoved(NamedTuple):
     case: str
 
     def __str__(self) -> str:
-        return f"the writer left a frame out that a spare slot would have taken: {self.case}"
+        return f"the writer left a frame out that a spare slot would have taken, or parity must cover: {self.case}"
 
 
 class Tally:
@@ -84,7 +84,7 @@ class Tally:
         self.strays += 1
         self._keep(Stray(str(case)))
 
-    def count_unmoved(self, case: object) -> None:
+    def count_left_out(self, case: object) -> None:
         """As a disagreement: of what the disk could hold, with what it was given."""
         self.disagreements += 1
         self._keep(Unmoved(str(case)))
