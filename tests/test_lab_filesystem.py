@@ -19,6 +19,7 @@ from dumpwriter.lab.script import PATHS, SCRIPTS, SIZES, VERBS, Operation, descr
 from dumpwriter.machine.replay import replay
 from vdisk.blockdevice import Layer
 from vdisk.errors import GhostdumpError
+from vdisk.ext4 import journal
 from vdisk.ext4.committer import Committer
 from vdisk.ext4.filesystem import needs_check
 from vdisk.ext4.journal import TransactionEncoder
@@ -39,7 +40,7 @@ def explored(script: str, bounds: Bounds, seed: int = 0) -> Certificate:
     return explore(FilesystemExperiment(script), seed, bounds, lambda done, total: None)
 
 
-@pytest.mark.parametrize("script", ["files", "names", "orphans"])
+@pytest.mark.parametrize("script", ["files", "names", "orphans", "decoys"])
 def test_a_cut_at_any_write_of_a_script_leaves_what_was_synced(script: str) -> None:
     certificate = explored(script, SMALL)
     assert certificate.holds, certificate.examples
@@ -153,6 +154,10 @@ def tell_e2fsck_of_other_blocks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TransactionEncoder, "body", shifted)
 
 
+def leave_out_that_a_block_is_escaped(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(journal, "TAG_ESCAPED", 0)
+
+
 SYNCED_TWICE = "write a 0 5000; sync; mkdir d; rename a d/a; sync"
 
 
@@ -164,6 +169,7 @@ SYNCED_TWICE = "write a 0 5000; sync; mkdir d; rename a d/a; sync"
         (forget_to_say_that_there_is_a_journal, SYNCED_TWICE, "broken"),
         (commit_without_a_flush_before_the_commit_block, SYNCED_TWICE, "mixed"),
         (tell_e2fsck_of_other_blocks, SYNCED_TWICE, "broken"),
+        (leave_out_that_a_block_is_escaped, "decoys", "broken"),
         (empty_the_journal_without_a_flush_before, "files", "broken"),  # the script that is the default
     ],
 )

@@ -13,6 +13,7 @@ from dumpwriter.lab.tree import EMPTY, Kind, Node, Tree
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.errors import FilesystemError
 from vdisk.ext4.filesystem import RENAME_EXCHANGE, ROOT_INO, Ext4Filesystem
+from vdisk.ext4.journal import MAGIC
 from vdisk.ext4.mkfs import format_device
 from vdisk.layers.trace import Trace
 from vdisk.memorydisk import MemoryDisk
@@ -28,6 +29,7 @@ DISK_SIZE_BYTES = 8 << 20  # mke2fs makes no journal on a smaller one
 UUID = "6c616262-6f72-4174-8f72-790000000000"
 STALE = b"\xa5" * BLOCK_SIZE_BYTES
 XATTR = b"user.lab"
+DECOY = MAGIC.to_bytes(4, "big") + b"-" * 100  # too long for an inode, so it has a block, which is journalled
 
 
 class History(NamedTuple):
@@ -132,6 +134,9 @@ class Performer:
         self._filesystem.symlink(*self._parent(path), target, 0, 0)
         self._add(path, Node(Kind.SYMLINK, target))
 
+    def decoy(self, path: bytes) -> None:
+        self.symlink(path, DECOY)
+
     def write(self, path: bytes, offset_bytes: int, length_bytes: int) -> None:
         ino, number, node = self._file(path)
         data = _content(number, self._number, offset_bytes, length_bytes)
@@ -200,6 +205,7 @@ PERFORM: dict[str, Callable[..., None]] = {
     "exchange": Performer.exchange,
     "link": Performer.link,
     "symlink": Performer.symlink,
+    "decoy": Performer.decoy,
     "xattr": Performer.xattr,
     "unlink": Performer.unlink,
     "rmdir": Performer.rmdir,

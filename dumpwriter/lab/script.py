@@ -46,6 +46,7 @@ VERBS = {
     "exchange": Shape(2),
     "link": Shape(2),
     "symlink": Shape(2),  # a path, and where it leads
+    "decoy": Shape(1),  # a link whose block begins as the journal's own blocks do
     "xattr": Shape(1, 1),  # a value of so many bytes
     "unlink": Shape(1),
     "rmdir": Shape(1),
@@ -106,6 +107,9 @@ SCRIPTS = {
     ),
     "attributes": (
         "create a; xattr a 10; sync; xattr a 900; sync; write a 0 5000; xattr a 0; sync; xattr a 2000; unlink a; sync"
+    ),
+    "decoys": (  # the journal has to escape them
+        "decoy a; sync; write b 0 9000; decoy c; sync; rename a d; unlink c; decoy e; write b 0 100; sync; reopen"
     ),
     "journal": (  # so much metadata that it has to be emptied on the way
         "mkdir d; mkdir e; mkdir f; spread d 180; sync; write a 0 50000; spread e 180; sync; spread f 180; "
