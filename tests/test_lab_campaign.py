@@ -411,10 +411,16 @@ def started(state: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_ctrl_c_ends_all_jobs_and_keeps_what_they_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("tell", "ending"), [(os.killpg, signal.SIGINT), (os.killpg, signal.SIGTERM), (os.kill, signal.SIGTERM)]
+)
+def test_who_ends_it_ends_all_jobs_and_keeps_what_they_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tell: Callable[[int, int], None], ending: int
+) -> None:
+    """At a terminal Ctrl-C reaches every process; who runs it as a batch may tell all of them, or the first alone."""
     state = tmp_path / "campaign"
     process = started(state)
-    os.killpg(process.pid, signal.SIGINT)
+    tell(process.pid, ending)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
     assert "left: --first" in out

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dumpwriter.lab.shard import Judged, Shard
 
 LOOK_SECONDS = 0.2  # how soon an interrupt is seen
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def judge_all(shards: Iterable[Shard], jobs: int, is_interrupted: Callable[[], bool]) -> Iterator[Judged]:
@@ -85,7 +86,7 @@ def _worker(context: SpawnContext, stop: c_byte) -> Iterator[Connection]:
         yield ours
     finally:
         ours.close()
-        process.terminate()
+        process.kill()
         process.join()
 
 
@@ -93,10 +94,10 @@ def _worker(context: SpawnContext, stop: c_byte) -> Iterator[Connection]:
 def _deaf_from_birth() -> Iterator[None]:
     """Ctrl-C reaches every process; who asks decides what it means. A process that is started here inherits the mask.
 
-    To ignore the signal there would come too late: it takes half a second to load what it runs.
+    To ignore the signals there would come too late: it takes half a second to load what it runs.
     """
     resource_tracker.ensure_running()  # when it starts it opens the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     try:
         yield
     finally:

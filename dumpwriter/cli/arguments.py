@@ -308,9 +308,8 @@ def _lab_prove(commands: Any) -> None:
     command.add_argument(
         "--writes",
         type=_typed(_parse_writes),
-        default=8,
         metavar="N",
-        help=f"writes in flight, 1 to {WRITES_MAX}; 8 by default",
+        help=f"writes in flight, 1 to {WRITES_MAX}; 8 by default, 1 for parity",
     )
     _json(command)
 

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dumpwriter.campaign.build import build_digest
-from dumpwriter.campaign.jobs import judge_all
+from dumpwriter.campaign.jobs import INTERRUPTS, judge_all
 from dumpwriter.campaign.store import Store
 from dumpwriter.cli import FAILED_EXIT_CODE, INTERRUPTED_EXIT_CODE
 from dumpwriter.cli.findings import print_findings, versions
@@ -139,11 +139,12 @@ def _kept(store: Store | None, campaign: Campaign) -> list[Judged]:
 def _until_interrupted() -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether somebody wants it to end."""
     wishes: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: wishes.append(number))
+    before = {one: signal.signal(one, lambda number, _: wishes.append(number)) for one in INTERRUPTS}
     try:
         yield lambda: bool(wishes)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _headline(total: Total) -> str:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def run_prove(arguments: argparse.Namespace) -> int:
-    scenario = SCENARIOS[arguments.scenario]._replace(writes_in_flight=arguments.writes)
-    world = build_world(scenario)
+    scenario = SCENARIOS[arguments.scenario]
+    world = build_world(scenario._replace(writes_in_flight=arguments.writes or scenario.writes_in_flight))
     with progress_bar("prove") as show:
         certificate = prove(world, [Recovery(world)], show)
     if arguments.json:

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dumpwriter.campaign.jobs import INTERRUPTS
 from dumpwriter.cli import FAILED_EXIT_CODE, INTERRUPTED_EXIT_CODE
 from dumpwriter.cli.findings import versions
 from dumpwriter.cli.progress import progress_bar
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OUT_OF_TIME = "the time was over before all experiments were through"
 
 
