@@ -15,7 +15,7 @@ FAULTS = (
         "retry-sealed-anew",
         DUMP,
         "    try:\n        job.region.write_from(frame.region_offset_bytes, content)\n",
-        "    content = _fill_slot(job, frame, slot)\n"
+        "    content = _fill_slot(job, frame, elsewhere)\n"
         "    try:\n        job.region.write_from(frame.region_offset_bytes, content)\n",
         "A frame that is tried again has another nonce: a request that comes late is not what parity covers.",
     ),
