@@ -338,7 +338,7 @@ FAULTS = (
         "parity-of-the-planned-slot",
         PARITY,
         "buffers.covers[group].append(slot)",
-        "buffers.covers[group].append(planned_slot + 1)",
+        "buffers.covers[group].append(slot + 1)",
         "A parity frame names other slots than it covers.",
     ),
     PlantedFault(
