@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dumpwriter import cli
 from dumpwriter.lab.bounds import Bounds
 from dumpwriter.lab.exploration import Certificate, explore
-from dumpwriter.lab.filesystem import read_tree, record
+from dumpwriter.lab.filesystem import read_tree, record, used_disk
 from dumpwriter.lab.filesystemproof import FilesystemExperiment, by_e2fsck, shrunk
 from dumpwriter.lab.script import PATHS, SCRIPTS, SIZES, VERBS, Operation, describe, parse
 from dumpwriter.machine.replay import replay
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 SMALL = Bounds(exhaustive=4, tears=2, random=1)
 LARGE = Bounds(exhaustive=2048, tears=64, random=64)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _disk_is_made_before_a_fault_is_planted() -> None:
+    used_disk()
 
 
 def explored(script: str, bounds: Bounds, seed: int = 0) -> Certificate:
