@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from dumpwriter import runtime
 from tests.machines import COMMAND, Machine
 from tests.mounting import wait_until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def refused(machine: Machine, *arguments: object, code: int = 1) -> str:
@@ -264,3 +262,26 @@ def test_an_interrupted_create_leaves_no_file(machine: Machine, how: signal.Sign
     assert process.returncode in (0, 130), complaint
     assert b"Traceback" not in complaint
     assert machine.image.exists() == (process.returncode == 0)
+
+
+def ignores(pid: int, how: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn"))
+    return bool(mask >> (how - 1) & 1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_create_that_is_done_is_not_interrupted_any_more(machine: Machine, how: signal.Signals) -> None:
+    """While it tells of the disk that it has made, into a pipe that nobody reads yet."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, bytes(4096))
+    words = [COMMAND, "create", str(machine.image), "--size", "128MiB", "--memory", "16MiB"]
+    process = subprocess.Popen(words, stdout=writer)
+    os.close(writer)
+    wait_until(lambda: ignores(process.pid, how), "the disk is made")
+    process.send_signal(how)
+    with os.fdopen(reader, "rb") as told:
+        assert b"dump region" in told.read()
+    assert process.wait(30) == 0
+    assert machine.image.exists()

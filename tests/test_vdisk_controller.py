@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from vdisk.registers import Registers
 
-DISK_SIZE_BYTES = 8 << 20
+DISK_SIZE_BYTES = 16 << 20
 GARBAGE = 77
 EVERY_MODE = [*Mode, GARBAGE]
 REFUSED = None

@@ -21,10 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for ending in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, signal.default_int_handler)  # to be told to end is to be interrupted
         code = _run(sys.argv[1:] if arguments is None else arguments)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done; what comes now interrupts nothing
+        interrupt_no_more()
         return code
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED_EXIT_CODE)
+
+
+def interrupt_no_more() -> None:
+    """What was asked for is done; what comes now interrupts nothing, and nobody is told that it did."""
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.SIG_IGN)
 
 
 def _run(arguments: Sequence[str]) -> int:

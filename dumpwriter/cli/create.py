@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from dumpwriter.cli import interrupt_no_more
 from dumpwriter.cli.keys import new_secret
 from dumpwriter.cli.show import print_json
 from dumpwriter.formats.region import PAGE_SIZE_BYTES
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.key_file and not arguments.encrypt:
         raise UsageError("--key-file is of use with --encrypt alone")
     extents = create_disk(arguments.image, recipe, new_secret(arguments) if arguments.encrypt else NO_KEY)
+    interrupt_no_more()  # the disk is there, and stays
     if arguments.json:
         print_json(_facts(arguments.image, recipe, extents))
     else:
