@@ -18,6 +18,7 @@ import trio
 
 _LINGER_SECONDS = 0.000_2
 _TURN_SECONDS = 0.001
+_SELECTABLE = 1024  # FD_SETSIZE: a program that has more files open can still mount, and waits a little longer
 
 
 class _Turns:
@@ -36,7 +37,7 @@ class _Turns:
 
 
 async def _wait_readable(descriptor: int) -> None:
-    if not select.select([descriptor], [], [], _LINGER_SECONDS)[0]:
+    if descriptor >= _SELECTABLE or not select.select([descriptor], [], [], _LINGER_SECONDS)[0]:
         await trio.lowlevel.wait_readable(descriptor)
 
 
