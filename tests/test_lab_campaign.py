@@ -440,10 +440,14 @@ def jobs_of(process: subprocess.Popen[str]) -> list[int]:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ctrl_c_while_jobs_are_being_started_is_an_interrupt_too(jobs: int) -> None:
     words = [COMMAND, "lab", *RUN, "--cases", "100000000", "--jobs", "2"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    wait_until(lambda: len(jobs_of(process)) == jobs, "the job is started")
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        try:
+            wait_until(lambda: len(jobs_of(process)) >= jobs, "the job is started")
+            os.killpg(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, err) == (130, "")
     assert "left: --first" in out
 
