@@ -20,10 +20,11 @@ from dumpwriter.recovery.copies import contents_of
 from dumpwriter.recovery.crashstore import HostStore
 from dumpwriter.recovery.extraction import RegionSource, extract
 from dumpwriter.recovery.founddump import FoundDump, FrameIndex
+from dumpwriter.recovery.headers import newest_header
 from dumpwriter.recovery.offline import may_be_marked
 from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.retention import KEEP_ALL
-from dumpwriter.recovery.scan import Findings, newest_header, read_metadata, recover, recover_scattered
+from dumpwriter.recovery.scan import Findings, read_metadata, recover, recover_scattered
 from dumpwriter.sealing import UNSEALED
 from dumpwriter.verdict import Verdict
 from tests.builders.seal_reader import SealReader

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dumpwriter.formats.region import FRAME_MAGIC, HEADER_MAGIC
-from dumpwriter.recovery.offline import unlock_image
+from dumpwriter.recovery.offlinedisk import unlock_image
 from tests.builders.elf_reader import ElfCoreFile
 from tests.machines import COMMAND
 from tests.test_machine_refusals import refused

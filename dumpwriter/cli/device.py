@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from dumpwriter.cli.keys import volume_key
-from dumpwriter.recovery.offline import opened_device
+from dumpwriter.recovery.offlinedisk import opened_device
 from vdisk.errors import MountError, naming
 from vdisk.imagefile import open_locked
 from vdisk.mount.export import exported

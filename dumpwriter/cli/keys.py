@@ -7,7 +7,7 @@ import getpass
 import sys
 from typing import TYPE_CHECKING
 
-from dumpwriter.recovery.offline import unlock_image
+from dumpwriter.recovery.offlinedisk import unlock_image
 from vdisk.errors import KeyFileError, LockedImageError, UsageError
 from vdisk.secret import Secret
 

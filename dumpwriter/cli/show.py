@@ -12,8 +12,9 @@ from dumpwriter.commandline import command_line
 from dumpwriter.formats.runtime import STANDBY_NAMES
 from dumpwriter.machine.status import describe
 from dumpwriter.printable import printable
+from dumpwriter.recovery.imagefacts import describe_image
 from dumpwriter.recovery.lastrun import End
-from dumpwriter.recovery.offline import describe_image, recorded_extents
+from dumpwriter.recovery.offlinedisk import recorded_extents
 from dumpwriter.recovery.places import PlaceKind
 from dumpwriter.recovery.report import describe_extents, together
 from dumpwriter.sizes import format_count, format_parity, format_size

@@ -22,11 +22,11 @@ from dumpwriter.machine.lastdump import LastDumps
 from dumpwriter.machine.regionfile import RegionFile
 from dumpwriter.recovery.crashstore import UNFINISHED
 from dumpwriter.recovery.diskstore import CRASH_DIRECTORY, DiskStore
+from dumpwriter.recovery.headers import newest_header
 from dumpwriter.recovery.offline import source_of, take_out
 from dumpwriter.recovery.places import region_place, untaken_places
 from dumpwriter.recovery.report import together
 from dumpwriter.recovery.retention import KEEP_ALL, numbered
-from dumpwriter.recovery.scan import newest_header
 from dumpwriter.verdict import Verdict
 from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionKind, RegionState
 from vdisk.errors import ArmingError, FilesystemError, GhostdumpError

@@ -18,10 +18,11 @@ from dumpwriter.conversion.conversion import AS_ELF
 from dumpwriter.recovery.copies import ExportedCopy, SealedCopy, StoredFile, Survey
 from dumpwriter.recovery.crashstore import REPORT, REPORT_SIZE_BYTES_MAX
 from dumpwriter.recovery.founddump import TWO_ANSWERS, FrameIndex
+from dumpwriter.recovery.headers import header_blocks
 from dumpwriter.recovery.places import PlaceKind
 from dumpwriter.recovery.report import as_iso_time, describe_findings, iso_time
 from dumpwriter.recovery.retention import NUMBER_MAX, next_number, numbered, superseded
-from dumpwriter.recovery.scan import Findings, PageSink, header_blocks, recover, recover_scattered
+from dumpwriter.recovery.scan import Findings, PageSink, recover, recover_scattered
 from dumpwriter.secondary import FILE_PREFIX
 from dumpwriter.sizes import format_size
 from dumpwriter.verdict import Verdict

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dumpwriter import runtime
 from dumpwriter.formats.region import CauseKind, DumpState
 from dumpwriter.formats.runtime import CAUSE_TEXT, REASON_TEXT, MachineState, Register
+from dumpwriter.recovery.headers import newest_header
 from dumpwriter.recovery.places import region_place, small_places
-from dumpwriter.recovery.scan import newest_header
 from dumpwriter.verdict import Verdict
 from vdisk.bootarea import BootStage, RegionState
 from vdisk.errors import FormatError

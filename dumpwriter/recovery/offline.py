@@ -1,42 +1,30 @@
-"""A disk that no machine runs on: looked into, verified, or relieved of its dump, through a driver stack of its own."""
+"""A disk that no machine runs on: verified, or relieved of its dump, through a driver stack of its own."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dumpwriter.conversion.conversion import AS_ELF
-from dumpwriter.formats.region import DumpEnding, DumpLevel, DumpState
 from dumpwriter.recovery.carving import carve
 from dumpwriter.recovery.copies import Survey
 from dumpwriter.recovery.extraction import CarvedSource, RegionSource, extract
-from dumpwriter.recovery.lastrun import LastRun, judge, last_words
+from dumpwriter.recovery.offlinedisk import OfflineDisk, last_run_of, opened_device, opened_disk
 from dumpwriter.recovery.opening import WithoutKey
-from dumpwriter.recovery.places import reason_for_none, region_place, small_places, taken_places, untaken_places
+from dumpwriter.recovery.places import reason_for_none, taken_places, untaken_places
 from dumpwriter.recovery.recognition import naming_image, opened_file
-from dumpwriter.recovery.report import (
-    describe_extents,
-    describe_findings,
-    describe_header,
-    describe_nothing,
-    headline,
-    iso_time,
-)
-from dumpwriter.recovery.scan import newest_header, recover
+from dumpwriter.recovery.report import describe_findings, describe_nothing, headline
+from dumpwriter.recovery.scan import recover
 from dumpwriter.recovery.sealedfile import SealedFileSource, identity_in
 from dumpwriter.verdict import Reason, Verdict
-from vdisk import stack
-from vdisk.bootarea import BootArea, BootRecord, BootStage, RegionKind, RegionState
-from vdisk.controller import Controller
+from vdisk.bootarea import BootArea, BootRecord, RegionState
 from vdisk.errors import FormatError, GhostdumpError, KeyFileError, NotAnImageError, RecoveryError, naming
-from vdisk.imagefile import ImageFile, is_in_use, open_locked, open_unlocked
+from vdisk.imagefile import open_locked
 from vdisk.layers.mapped import Mapped
-from vdisk.registers import create_registers
-from vdisk.volume import NO_KEY, is_encrypted, key_of
+from vdisk.volume import NO_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from dumpwriter.conversion.conversion import Wish
     from dumpwriter.recovery.crashstore import CrashStore
@@ -45,24 +33,7 @@ if TYPE_CHECKING:
     from dumpwriter.recovery.retention import Retention
     from dumpwriter.recovery.scan import Findings
     from vdisk.blockdevice import BlockDevice
-    from vdisk.extent import ExtentMap
     from vdisk.secret import Secret
-
-DUMP_STATES: dict[int, str] = {state: state.name.lower() for state in DumpState}
-DUMP_LEVELS: dict[int, str] = {level: level.name.lower() for level in DumpLevel}
-DUMP_ENDINGS: dict[int, str] = {
-    DumpEnding.NONE: "unknown",
-    DumpEnding.THROUGH: "through",
-    DumpEnding.TIME_BUDGET: "time budget",
-}
-
-
-class OfflineDisk(NamedTuple):
-    """A disk with its boot area."""
-
-    device: BlockDevice
-    area: BootArea
-    record: BootRecord
 
 
 def may_be_marked(findings: Findings) -> bool:
@@ -73,34 +44,6 @@ def may_be_marked(findings: Findings) -> bool:
 def source_of(device: BlockDevice, area: BootArea, record: BootRecord, place: Place) -> RegionSource:
     """Raises `FormatError` where the record of the region is damaged."""
     return RegionSource(Mapped(device, place.extents(area, record)), place.identity, place.kind)
-
-
-@contextlib.contextmanager
-def opened_device(descriptor: int, key: Secret = NO_KEY) -> Iterator[BlockDevice]:
-    """A driver stack on an open image, which is closed at the end.
-
-    Without its key, an encrypted image gives ciphertext, but for the boot record, the extents and the key slots.
-    """
-    registers = create_registers()
-    try:
-        yield stack.load_live(Controller(registers, ImageFile(descriptor)), key).device
-    finally:
-        os.close(registers)
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def opened_disk(descriptor: int, key: Secret = NO_KEY) -> Iterator[OfflineDisk]:
-    """The same with its boot record. Raises `NotAnImageError`, `FormatError`."""
-    with opened_device(descriptor, key) as device:
-        area = BootArea(device)
-        yield OfflineDisk(device, area, area.read())
-
-
-def unlock_image(path: str, ask: Callable[[], Secret]) -> Secret:
-    """The volume key of an image, whoever uses it; `NO_KEY` for a plain one. See `vdisk.volume.key_of`."""
-    with naming_image(path), opened_device(open_unlocked(path)) as device:
-        return key_of(device, ask)
 
 
 def recover_image(
@@ -135,7 +78,7 @@ def recover_image(
         if unopened:
             found |= {"unopened": [str(reason) for reason in unopened]}
         if found["verdict"] == Verdict.NONE:
-            found |= {"last_run": _last_run_of(OfflineDisk(device, area, record), path).describe()}
+            found |= {"last_run": last_run_of(OfflineDisk(device, area, record), path).describe()}
         return found
 
 
@@ -233,85 +176,3 @@ def verify_image(path: str, progress: Callable[[int, int], None], key: Secret = 
             findings = recover(source_of(*disk, place).region, place.identity, Survey(), progress)
             reports.append(describe_findings(findings, place.identity) | {"kind": place.kind} | _resumable(place))
         return headline(reports) or describe_nothing(reason_for_none(disk.record))
-
-
-def describe_image(path: str, key: Secret = NO_KEY) -> dict[str, Any]:
-    """What boot record and headers say, with no frame read: quick, also beside a machine that runs.
-
-    Without the key of an encrypted image, what its region holds is not told.
-    """
-    descriptor = open_unlocked(path)
-    with naming_image(path), opened_disk(descriptor, key) as disk:
-        record = disk.record
-        is_readable = bool(key) or not is_encrypted(record)
-        facts: dict[str, Any] = {
-            "image": os.path.abspath(path),
-            "disk_id": record.disk_id.hex(),
-            "disk_size_bytes": record.disk_size_bytes,
-            "filesystem_size_bytes": record.filesystem_size_bytes,
-            "memory_bytes": record.memory_size_bytes,
-            "encrypted": is_encrypted(record),
-            "level": _level_name(record.dump_level),
-            "parity_percent": record.parity_percent,
-            "boot_count": record.boot_count,
-            "boot_stage": BootStage(record.boot_stage).label,
-            "last_run": _last_run_of(disk, path).describe() if is_readable and not is_in_use(descriptor) else None,
-            "region_state": RegionState(record.region_state).name.lower(),
-            "region_kind": RegionKind(record.region_kind).name.lower(),
-            "generation": record.generation,
-            "region": None,
-            "dump": None,
-            "small_dumps": [
-                _describe_small_dump(disk, place, is_readable=is_readable) for place in small_places(record)
-            ],
-        }
-        if record.region_state != RegionState.NONE:
-            extents = disk.area.read_extents(record)
-            facts["region"] = {"size_bytes": extents.size_bytes, "extents": describe_extents(extents)}
-            facts["dump"] = _describe_dump(disk, region_place(record)) if is_readable else None
-        return facts
-
-
-def _level_name(number: int) -> str:
-    """A newer version may have written one that is not known here: arming refuses it."""
-    return DumpLevel(number).name.lower() if number in set(DumpLevel) else f"unknown ({number})"
-
-
-def _last_run_of(disk: OfflineDisk, path: str) -> LastRun:
-    return judge(*disk, last_words(os.path.realpath(path), disk.record))
-
-
-def recorded_extents(path: str) -> ExtentMap:
-    """The extents of the region as the boot area has them. Raises `FormatError` where there never was a region."""
-    with naming_image(path), opened_disk(open_unlocked(path)) as disk:
-        if disk.record.region_state == RegionState.NONE:
-            raise FormatError("never armed: no region is recorded yet")
-        return disk.area.read_extents(disk.record)
-
-
-def _describe_small_dump(disk: OfflineDisk, place: Place, *, is_readable: bool) -> dict[str, Any]:
-    return {
-        "state": place.state.name.lower(),
-        "generation": place.identity.generation,
-        "dump": _describe_dump(disk, place) if is_readable else None,
-    }
-
-
-def _describe_dump(disk: OfflineDisk, place: Place) -> dict[str, Any] | None:
-    """What the headers of a dump say; None where none is there."""
-    header = newest_header(source_of(*disk, place).region, place.identity)
-    if header is None:
-        return None
-    return describe_header(header) | {
-        "state": DUMP_STATES.get(header.state, "unknown"),
-        "ending": DUMP_ENDINGS.get(header.ending, "unknown"),
-        "level": DUMP_LEVELS.get(header.dump_level, "unknown"),
-        "armed": iso_time(header.armed_time_ns),
-        "frames_planned": header.frames_planned,
-        "frames_written": header.frames_written,
-        "frames_failed": header.frames_failed,
-        "pages_total": header.pages_total,
-        "pages_wanted": header.pages_wanted,
-        "pages_written": header.pages_written,
-        "sealed_for": header.seal_fingerprint.hex() if any(header.seal_fingerprint) else None,
-    }

@@ -1,4 +1,7 @@
-"""What a file is that somebody takes for an image: one that was carried out of an image, or made of one."""
+"""What a file is that somebody takes for an image: one that was carried out of an image, or made of one.
+
+Readers are loaded where a file is no image: who opens one waits for none of them.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,6 @@ import os
 from typing import TYPE_CHECKING
 
 from dumpwriter.commandline import command_line, opening_command_line
-from dumpwriter.dumpfile.opening import find_opener
-from dumpwriter.hostfile import HostFile
-from dumpwriter.recovery.sealedfile import is_sealed_file
 from vdisk.errors import GhostdumpError, NotAnImageError, naming
 from vdisk.imagefile import ImageFile, open_unlocked
 
@@ -31,12 +31,17 @@ def opened_file(path: str) -> Iterator[BlockDevice]:
 
 def holds_sealed_dump(path: str) -> bool:
     """Whether the file is a sealed dump that was carried out of its image."""
+    from dumpwriter.recovery.sealedfile import is_sealed_file
+
     with opened_file(path) as file:
         return is_sealed_file(file)
 
 
 def holds_dump(path: str) -> bool:
     """Whether the file begins as a dump does in one of the formats that we read; what cannot be read does not."""
+    from dumpwriter.dumpfile.opening import find_opener
+    from dumpwriter.hostfile import HostFile
+
     with contextlib.suppress(GhostdumpError), HostFile(path) as file:
         return find_opener(file) is not None
     return False

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from dumpwriter.crash.dump import header_offsets_bytes
 from dumpwriter.formats.region import PAGE_SIZE_BYTES, SLOT_SIZE_BYTES, FrameKind
-from dumpwriter.frames import decode_dump_header, page_count, slot_count
+from dumpwriter.frames import page_count, slot_count
 from dumpwriter.metadata import decode_metadata
 from dumpwriter.recovery.blobs import BlobAssembly, Secondary
+from dumpwriter.recovery.headers import newest_header
 from dumpwriter.recovery.judgement import Evidence, judge, judge_closed
 from dumpwriter.recovery.opening import ClosedFrames, Opened, WithoutKey
 from dumpwriter.recovery.pageset import PageSet
 from dumpwriter.recovery.rebuilding import Rebuilding, SlotReader
 from dumpwriter.recovery.slots import NOTHING, read_piece, read_places, read_slot, slot_buffer, true_frame
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
-from vdisk.errors import DeviceError, FormatError
+from vdisk.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from dumpwriter.formats.region import DumpHeader, PageRun
     from dumpwriter.frames import DumpIdentity, Frame
@@ -320,29 +320,3 @@ class _Assembly:
             closed.size_bytes,
             frames_rebuilt=self._frames_rebuilt,
         )
-
-
-def newest_header(region: Mapped, identity: DumpIdentity) -> DumpHeader | None:
-    """The whole header copy of this dump that knows most; None where neither is whole."""
-    return newest(header for header, _ in _header_copies(region, identity))
-
-
-def header_blocks(region: Mapped, identity: DumpIdentity) -> list[bytes]:
-    """The whole header copies of this dump, as they lie."""
-    return [block for _, block in _header_copies(region, identity)]
-
-
-def newest(headers: Iterable[DumpHeader]) -> DumpHeader | None:
-    return max(headers, key=lambda header: header.state, default=None)
-
-
-def _header_copies(region: Mapped, identity: DumpIdentity) -> Iterator[tuple[DumpHeader, bytes]]:
-    for offset_bytes in header_offsets_bytes(region.size_bytes):
-        (place,) = region.extents.runs(offset_bytes, BLOCK_SIZE_BYTES)
-        try:
-            block = region.read(offset_bytes, BLOCK_SIZE_BYTES)
-        except DeviceError:
-            continue  # the other copy is there for this
-        header = decode_dump_header(block, identity, place.physical_bytes)
-        if header is not None:
-            yield header, block

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dumpwriter.formats.region import FRAME_MAGIC, HEADER_MAGIC
 from dumpwriter.frames import DumpIdentity, decode_dump_header, decode_header
-from dumpwriter.recovery.scan import newest, recover_one_behind_the_other
+from dumpwriter.recovery.headers import newest
+from dumpwriter.recovery.scan import recover_one_behind_the_other
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.errors import DeviceError
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from dumpwriter.conversion.formats import FORMATS
 from dumpwriter.recovery.copies import ExportedCopy, Survey
 from dumpwriter.recovery.founddump import FrameIndex
-from dumpwriter.recovery.offline import opened_disk, sealed_source, source_of
+from dumpwriter.recovery.offline import sealed_source, source_of
+from dumpwriter.recovery.offlinedisk import opened_disk
 from dumpwriter.recovery.opening import WithoutKey
 from dumpwriter.recovery.places import reason_for_none, untaken_places
 from dumpwriter.recovery.recognition import opened_file

@@ -9,7 +9,8 @@ from dumpwriter.frames import decode_dump_header, encode_dump_header
 from dumpwriter.lab.checks.forgery import sector_with_checksum
 from dumpwriter.lab.checks.refuted import must
 from dumpwriter.lab.checks.specimen import Pages, Specimen, Subject, disk_of, written
-from dumpwriter.recovery.scan import header_blocks, newest_header, read_metadata, recover
+from dumpwriter.recovery.headers import header_blocks, newest_header
+from dumpwriter.recovery.scan import read_metadata, recover
 from dumpwriter.verdict import Reason, Verdict
 from vdisk.blockdevice import BLOCK_SIZE_BYTES
 from vdisk.extent import Run

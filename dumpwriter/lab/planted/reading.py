@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dumpwriter.lab.planting import PlantedFault
 
+HEADERS = "dumpwriter.recovery.headers"
 SCAN = "dumpwriter.recovery.scan"
 SLOTS = "dumpwriter.recovery.slots"
 REBUILDING = "dumpwriter.recovery.rebuilding"
@@ -108,21 +109,21 @@ FAULTS = (
     ),
     PlantedFault(
         "oldest-header",
-        SCAN,
+        HEADERS,
         "return max(headers, key=lambda header: header.state, default=None)",
         "return min(headers, key=lambda header: header.state, default=None)",
         "Of two copies of the header the one is believed that knows less.",
     ),
     PlantedFault(
         "one-bad-header-is-all",
-        SCAN,
+        HEADERS,
         "        except DeviceError:\n            continue  # the other copy is there for this",
         "        except DeviceError:\n            return",
         "A first copy of the header that cannot be read hides the second.",
     ),
     PlantedFault(
         "header-place-not-asked",
-        SCAN,
+        HEADERS,
         "header = decode_dump_header(block, identity, place.physical_bytes)",
         "header = decode_dump_header(block, None, place.physical_bytes)",
         "The header of whatever dump was there before explains this one.",
