@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -70,3 +71,24 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     made = Machine(tmp_path)
     yield made
     made.end()
+
+
+@pytest.fixture(scope="session")
+def crashed_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The disk of a machine that crashed, with its dump. Nobody writes to it: most of a short test is the boot."""
+    made = Machine(tmp_path_factory.mktemp("crashed"))
+    try:
+        made.create()
+        made.mount()
+        made.crash()
+    finally:
+        made.end()
+    yield made.image
+    made.image.unlink()
+
+
+@pytest.fixture
+def crashed(machine: Machine, crashed_image: Path) -> Machine:
+    """A machine that is off, with a copy of that disk, as if it had been carried here from another host."""
+    subprocess.run(["cp", "--sparse=always", crashed_image, machine.image], check=True)
+    return machine

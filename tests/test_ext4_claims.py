@@ -79,7 +79,9 @@ def test_a_file_that_claims_what_is_not_its_own_is_damaged(kind: str, tmp_path: 
     assert damaged.content == before
 
 
-@pytest.mark.parametrize("block", [0, 1], ids=["superblock", "descriptors"])
+@pytest.mark.parametrize(
+    "block", [pytest.param(0, id="superblock"), pytest.param(1, id="descriptors", marks=pytest.mark.slow)]
+)
 def test_a_machine_does_not_arm_with_such_a_region(block: int, machine: Machine) -> None:
     machine.create()
     ((_, _, length),) = debugfs_extents(machine.image, "/dump.bin")

@@ -156,21 +156,15 @@ def test_a_stopped_standby_does_not_hold_the_machine(machine: Machine) -> None:
     assert b"COMPLETE" in output
 
 
-def test_directories_on_the_way_to_a_recovery_are_made_durable(machine: Machine) -> None:
-    machine.create()
-    machine.mount()
-    machine.crash()
-    report = machine.facts("recover", machine.image, "--output", "new/sub/deep")
-    assert report["path"] == str(machine.directory / "new" / "sub" / "deep" / "1")
-    assert (machine.directory / "new").stat().st_mode & 0o777 == 0o700
+def test_directories_on_the_way_to_a_recovery_are_made_durable(crashed: Machine) -> None:
+    report = crashed.facts("recover", crashed.image, "--output", "new/sub/deep")
+    assert report["path"] == str(crashed.directory / "new" / "sub" / "deep" / "1")
+    assert (crashed.directory / "new").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_name_of_many_digits_is_not_counted_from(machine: Machine) -> None:
-    machine.create()
-    machine.mount()
-    machine.crash()
-    (machine.directory / "out" / ("9" * 255)).mkdir(parents=True)
-    assert machine.facts("recover", machine.image, "--output", "out")["path"].endswith("/out/1")
+def test_a_name_of_many_digits_is_not_counted_from(crashed: Machine) -> None:
+    (crashed.directory / "out" / ("9" * 255)).mkdir(parents=True)
+    assert crashed.facts("recover", crashed.image, "--output", "out")["path"].endswith("/out/1")
 
 
 def write_until_it_fails(machine: Machine) -> None:

@@ -71,6 +71,7 @@ def damage_code(machine: Machine, rank: int) -> None:
 
 
 DAMAGES = [damage_image, damage_extents, damage_code]
+OF_BOTH = [*(pytest.param(damage, marks=pytest.mark.slow) for damage in DAMAGES[:2]), damage_code]
 
 
 def test_clones_are_where_the_module_table_says(machine: Machine) -> None:
@@ -113,7 +114,7 @@ def test_the_second_clone_takes_over_where_the_first_is_damaged(
 
 
 @needs_root
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", OF_BOTH)
 def test_nothing_is_written_where_both_are_damaged(
     machine: Machine, memory: Path, damage: Callable[[Machine, int], None]
 ) -> None:
@@ -141,7 +142,7 @@ def digest_of(path: Path) -> str:
 
 
 @needs_root
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_damage_is_found_while_the_machine_runs(machine: Machine, memory: Path, rank: int) -> None:
     old = standby(machine, rank)["pid"]
 
@@ -170,7 +171,7 @@ def standby_of(status: Any, rank: int) -> int | None:
     return rows[0]["pid"] if rows else None
 
 
-@pytest.mark.parametrize("order", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("order", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_the_second_takes_over_in_the_middle_of_a_dump(machine: Machine, order: signal.Signals) -> None:
     pages = 32768
     content = machine.directory / "memory.raw"

@@ -92,7 +92,7 @@ def test_a_region_made_for_a_small_level_is_made_anew_for_a_large_one(machine: M
     assert recovered(machine)[0]["pages_present"] == 16384
 
 
-@pytest.mark.parametrize("level", ["automatic", "active"])
+@pytest.mark.parametrize("level", ["automatic", pytest.param("active", marks=pytest.mark.slow)])
 def test_a_region_too_small_for_the_level_warns_and_keeps_the_best(machine: Machine, level: str) -> None:
     """The disk is full but for the region, so that no larger one can be made."""
     recipe = 'size = "64MiB"\nmemory = "64MiB"\nlevel = "kernel"\n[disk]\nfill_percent = 100\n'

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dumpwriter.blobarea import OWN
 from dumpwriter.cli import arguments
 from dumpwriter.cli.show import describe_dump
 from tests.sealed import write_keys
@@ -76,15 +75,6 @@ def test_a_file_that_cannot_be_read_is_bad_usage(machine: Machine) -> None:
     ):
         assert "missing" in refused(machine, *words, code=2)
     assert not (machine.directory / "out").exists()
-
-
-def test_what_the_machine_registers_itself_stays(machine: Machine) -> None:
-    machine.create(size="64MiB")
-    machine.mount()
-    for name in OWN:
-        assert "is the machine's own" in refused(machine, "unregister", machine.mountpoint, name, code=2)
-    assert "missing" in refused(machine, "register", machine.mountpoint, "name", "missing", code=2)
-    assert {blob["name"] for blob in machine.status()["secondary"]} == set(OWN)
 
 
 def test_odd_places_are_told_apart(machine: Machine) -> None:

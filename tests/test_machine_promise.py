@@ -118,7 +118,7 @@ def test_a_dump_can_be_given_up(machine: Machine) -> None:
     assert machine.facts("recover", machine.image, "--output", "out", check=1)["verdict"] == "NONE"
 
 
-@pytest.mark.parametrize("pieces", [1, 20])
+@pytest.mark.parametrize("pieces", [pytest.param(1, marks=pytest.mark.slow), 20])
 def test_the_dump_changes_no_block_but_its_own(machine: Machine, pieces: int) -> None:
     machine.create(recipe=f'size = "160MiB"\nmemory = "32MiB"\n[region]\nextents = {pieces}\n')
     machine.mount()
@@ -313,7 +313,7 @@ def test_the_standby_holds_the_lock_until_the_dump_is_written(machine: Machine) 
     assert b"COMPLETE" in output
 
 
-@pytest.mark.parametrize("lost", ["boot record", "extent table"])
+@pytest.mark.parametrize("lost", ["boot record", pytest.param("extent table", marks=pytest.mark.slow)])
 def test_a_dump_is_carved_where_the_boot_area_is_lost(machine: Machine, lost: str) -> None:
     machine.create(recipe='size = "128MiB"\nmemory = "16MiB"\n[region]\nextents = 40\n')
     machine.mount()

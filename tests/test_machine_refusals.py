@@ -61,9 +61,12 @@ def test_a_damaged_boot_record(machine: Machine) -> None:
     assert "both copies of the boot record are damaged" in refused(machine, "mount", machine.image, machine.mountpoint)
 
 
-def test_an_image_that_is_in_use(machine: Machine, tmp_path: Path) -> None:
+def test_an_image_or_a_mount_point_that_is_in_use(machine: Machine, tmp_path: Path) -> None:
     machine.create()
     machine.mount()
+    second = tmp_path / "second.img"
+    machine.run("create", second, "--size", "64MiB", "--memory", "16MiB")
+    assert "already a mount point" in refused(machine, "mount", second, machine.mountpoint)
     other = tmp_path / "other"
     other.mkdir()
     assert "in use" in refused(machine, "mount", machine.image, other)
@@ -73,17 +76,21 @@ def test_an_image_that_is_in_use(machine: Machine, tmp_path: Path) -> None:
     assert machine.facts("inspect", machine.image)["region_state"] == "armed"
 
 
-def test_mount_points_that_will_not_do(machine: Machine, tmp_path: Path) -> None:
+def test_what_a_mount_needs_and_has_not_is_told(machine: Machine, tmp_path: Path) -> None:
     machine.create()
+    (machine.directory / "broken.elf").write_bytes(b"\x7fELF" + bytes(100))
+    assert "memory image" in refused(
+        machine, "mount", machine.image, machine.mountpoint, "--memory-image", "broken.elf"
+    )
+    machine.environment["PATH"] = str(machine.directory)
+    assert "fusermount3 is not installed" in refused(machine, "mount", machine.image, machine.mountpoint)
+    machine.environment["PATH"] = os.environ["PATH"]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert "no such directory" in refused(machine, "mount", machine.image, tmp_path / "missing")
     assert "not a directory" in refused(machine, "mount", machine.image, machine.image)
     assert "not empty" in refused(machine, "mount", machine.image, tmp_path / "full")
     machine.mount()
-    machine_2 = tmp_path / "second.img"
-    machine.run("create", machine_2, "--size", "64MiB", "--memory", "16MiB")
-    assert "already a mount point" in refused(machine, "mount", machine_2, machine.mountpoint)
     assert machine.status()["state"] == "armed"
 
 
@@ -126,17 +133,6 @@ def test_arguments_that_make_no_sense(machine: Machine) -> None:
         refused(machine, *arguments, code=2)
 
 
-def test_memory_images_that_are_none(machine: Machine) -> None:
-    machine.create()
-    (machine.directory / "broken.elf").write_bytes(b"\x7fELF" + bytes(100))
-    assert "memory image" in refused(
-        machine, "mount", machine.image, machine.mountpoint, "--memory-image", "broken.elf"
-    )
-    refused(machine, "mount", machine.image, machine.mountpoint, "--memory-image", "missing", code=2)
-    machine.mount()
-    assert machine.status()["state"] == "armed"
-
-
 def test_a_host_that_is_full_disarms_and_says_so(machine: Machine) -> None:
     if os.geteuid():
         pytest.skip("a small host disk (tmpfs) needs root")
@@ -163,44 +159,48 @@ def test_a_host_that_is_full_disarms_and_says_so(machine: Machine) -> None:
         subprocess.run(["umount", "-l", host], check=True)
 
 
-def test_an_image_that_is_read_only_still_gives_its_dump(machine: Machine) -> None:
-    machine.create()
-    machine.mount()
-    machine.crash()
+def test_an_image_that_is_read_only_still_gives_its_dump(crashed: Machine) -> None:
     if os.geteuid() == 0:
-        subprocess.run(["chattr", "+i", machine.image], check=True)
+        subprocess.run(["chattr", "+i", crashed.image], check=True)
     else:
-        machine.image.chmod(0o400)
+        crashed.image.chmod(0o400)
     try:
-        assert "cannot open" in refused(machine, "mount", machine.image, machine.mountpoint)
-        said = machine.run("recover", machine.image, "--output", "out").stdout
+        assert "cannot open" in refused(crashed, "mount", crashed.image, crashed.mountpoint)
+        said = crashed.run("recover", crashed.image, "--output", "out").stdout
         assert "read-only" in said and "COMPLETE" in said
     finally:
         if os.geteuid() == 0:
-            subprocess.run(["chattr", "-i", machine.image], check=True)
-    assert machine.facts("recover", machine.image, "--output", "out")["verdict"] == "COMPLETE"
+            subprocess.run(["chattr", "-i", crashed.image], check=True)
+    assert crashed.facts("recover", crashed.image, "--output", "out")["verdict"] == "COMPLETE"
 
 
-def test_an_output_without_room_or_rights_leaves_the_dump(machine: Machine) -> None:
-    machine.create()
-    machine.mount()
-    machine.crash()
-    (machine.directory / "file").touch()
-    assert "is there, and is no directory" in refused(machine, "recover", machine.image, "--output", "file")
-    assert "cannot make" in refused(machine, "recover", machine.image, "--output", "file/below")
+def test_an_output_without_room_or_rights_leaves_the_dump(crashed: Machine) -> None:
+    (crashed.directory / "file").touch()
+    assert "is there, and is no directory" in refused(crashed, "recover", crashed.image, "--output", "file")
+    assert "cannot make" in refused(crashed, "recover", crashed.image, "--output", "file/below")
     if os.geteuid() == 0:
-        small = machine.directory / "small"
+        small = crashed.directory / "small"
         small.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], check=True)
         try:
-            assert "no room" in refused(machine, "recover", machine.image, "--output", small)
+            assert "no room" in refused(crashed, "recover", crashed.image, "--output", small)
             assert os.listdir(small) == []
         finally:
             subprocess.run(["umount", small], check=True)
-    assert machine.facts("recover", machine.image, "--output", "out")["verdict"] == "COMPLETE"
+    assert crashed.facts("recover", crashed.image, "--output", "out")["verdict"] == "COMPLETE"
 
 
-@pytest.mark.parametrize("moment", [0.15, 0.3, 0.45, 0.6, 0.75, 0.9])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        0.15,
+        pytest.param(0.3, marks=pytest.mark.slow),
+        0.45,
+        pytest.param(0.6, marks=pytest.mark.slow),
+        0.75,
+        pytest.param(0.9, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_mount_leaves_nothing_and_loses_nothing(machine: Machine, moment: float) -> None:
     machine.create()
     machine.mount()
@@ -241,14 +241,6 @@ def test_ctrl_c_in_the_foreground_is_a_clean_shutdown(machine: Machine) -> None:
     os.close(leader)
     machine.must_be_clean()
     assert runtime.find(str(machine.mountpoint)) is None
-
-
-def test_a_host_without_the_programs_says_which(machine: Machine) -> None:
-    machine.create()
-    machine.environment["PATH"] = str(machine.directory)
-    assert "fusermount3 is not installed" in refused(machine, "mount", machine.image, machine.mountpoint)
-    machine.environment["PATH"] = os.environ["PATH"]
-    machine.mount()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     from tests.machines import Machine
 
 
-@pytest.fixture
-def crashed(machine: Machine) -> Machine:
-    machine.create()
-    machine.mount()
-    machine.crash()
-    return machine
-
-
 @pytest.mark.parametrize("damage", ["removed", "cut", "flipped"])
 def test_a_copy_that_is_not_what_it_was_is_made_again(crashed: Machine, damage: str) -> None:
     kept = crashed.image.read_bytes()
@@ -101,7 +93,15 @@ def test_a_rehearsal_is_waited_for_as_long_as_it_may_take(machine: Machine) -> N
     assert said.stdout.startswith("rehearsal failed") and said.stdout.count("did not answer within 10 s") == 2
 
 
-@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize(
+    "closed",
+    [
+        pytest.param((0,), marks=pytest.mark.slow),
+        (1,),
+        pytest.param((2,), marks=pytest.mark.slow),
+        (0, 1, 2),
+    ],
+)
 def test_closed_standard_streams_harm_nothing(machine: Machine, closed: tuple[int, ...]) -> None:
     machine.create()
     redirections = " ".join(f"{number}>&-" for number in closed)
@@ -181,7 +181,15 @@ def test_output_that_nobody_takes_is_one_line(machine: Machine) -> None:
     assert b"No space left" in done.stderr and done.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("lost", ["records zeroed", "area zeroed", "cut", "grown"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        pytest.param("records zeroed", marks=pytest.mark.slow),
+        "area zeroed",
+        "cut",
+        pytest.param("grown", marks=pytest.mark.slow),
+    ],
+)
 def test_a_dump_is_carved_where_nothing_tells_of_it(crashed: Machine, lost: str) -> None:
     size = crashed.image.stat().st_size
     with crashed.image.open("r+b") as file:
@@ -199,7 +207,7 @@ def test_a_dump_is_carved_where_nothing_tells_of_it(crashed: Machine, lost: str)
     assert report["carved"]
 
 
-def test_any_file_name_can_be_logged(machine: Machine) -> None:
+def test_any_file_name_can_be_logged_and_a_text_that_is_no_text(machine: Machine) -> None:
     machine.create()
     machine.mount()
     for name in (b"bad\xff", b"line\nBUG: forged", b"\x1b[31m"):
@@ -208,6 +216,8 @@ def test_any_file_name_can_be_logged(machine: Machine) -> None:
     log = (machine.mountpoint / ".ghostdump" / "log").read_text()
     assert "\nBUG: forged" not in log and "\x1b" not in log
     assert "line\\nBUG: forged" in log
+    done = subprocess.run([COMMAND, "crash", machine.mountpoint, "--text", b"\x80"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_failure_with_json_is_a_document_too(machine: Machine) -> None:
@@ -234,13 +244,6 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
 def test_a_mount_point_of_somebody_else_with_a_carriage_return() -> None:
     line = b"36 35 98:0 / /mnt/a\rb rw,noatime master:1 - tmpfs none rw\n"
     assert [mount.mountpoint for mount in parse(line * 2)] == ["/mnt/a\rb"] * 2
-
-
-def test_a_text_that_is_no_text(machine: Machine) -> None:
-    machine.create()
-    machine.mount()
-    done = subprocess.run([COMMAND, "crash", machine.mountpoint, "--text", b"\x80"], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_an_image_whose_name_begins_with_a_dash(machine: Machine) -> None:

@@ -230,7 +230,7 @@ def test_a_full_disk_keeps_the_sealed_dump(machine: Machine, memory: Path) -> No
     assert machine.status()["state"] == "armed"
 
 
-@pytest.mark.parametrize("moment", [0.5, 0.7])
+@pytest.mark.parametrize("moment", [0.5, pytest.param(0.7, marks=pytest.mark.slow)])
 def test_a_boot_that_is_killed_while_it_carries_the_dump_out_is_run_again(
     machine: Machine, memory: Path, moment: float
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.builders.elf_reader import ElfCoreFile
+from tests.machines import COMMAND
 from tests.vmcores import run_reader
 
 if TYPE_CHECKING:
@@ -60,17 +61,14 @@ def test_the_whole_story(machine: Machine) -> None:
     assert not os.path.ismount(machine.mountpoint)
 
 
-def test_gdb_and_drgn_read_the_recovered_memory(machine: Machine) -> None:
-    machine.create()
-    machine.mount()
-    machine.crash()
-    machine.run("recover", machine.image, "--output", "out")
-    vmcore = machine.directory / "out" / "1" / "vmcore"
+def test_gdb_and_drgn_read_the_recovered_memory(crashed: Machine) -> None:
+    crashed.run("recover", crashed.image, "--output", "out")
+    vmcore = crashed.directory / "out" / "1" / "vmcore"
     load = ElfCoreFile(vmcore.read_bytes()).loads[0]
     address = load.physical + 0x3000
     expected = vmcore.read_bytes()[load.offset + 0x3000 : load.offset + 0x3008]
     seen = f"x/8xb {load.virtual + 0x3000:#x}"
-    said = run_reader("gdb", "-batch", "-c", str(vmcore), "-ex", seen, cwd=machine.directory)
+    said = run_reader("gdb", "-batch", "-c", str(vmcore), "-ex", seen, cwd=crashed.directory)
     assert bytes(int(word, 16) for word in said.splitlines()[-1].split(":")[1].split()) == expected
     drgn = pytest.importorskip("drgn", reason="drgn is not installed")
     program = drgn.Program()
@@ -78,30 +76,24 @@ def test_gdb_and_drgn_read_the_recovered_memory(machine: Machine) -> None:
     assert program.read(address, 8, physical=True) == expected
 
 
-def test_a_dump_is_recovered_once(machine: Machine) -> None:
-    machine.create()
-    machine.mount()
-    machine.crash()
-    first = machine.facts("recover", machine.image, "--output", "out")
+def test_a_dump_is_recovered_once(crashed: Machine) -> None:
+    first = crashed.facts("recover", crashed.image, "--output", "out")
     assert first["verdict"] == "COMPLETE"
-    again = machine.facts("recover", machine.image, "--output", "out", check=1)
+    again = crashed.facts("recover", crashed.image, "--output", "out", check=1)
     assert (again["verdict"], again["reason"]) == ("NONE", "the dump was already recovered")
-    assert sorted(os.listdir(machine.directory / "out")) == ["1", "bounds"]
-    machine.mount()
-    assert not machine.crash_directory().parent.exists()
+    assert sorted(os.listdir(crashed.directory / "out")) == ["1", "bounds"]
+    crashed.mount()
+    assert not crashed.crash_directory().parent.exists()
 
 
-def test_a_recovery_that_was_cut_before_the_mark_finds_its_own_copy(machine: Machine) -> None:
-    machine.create()
-    machine.mount()
-    machine.crash()
-    kept = machine.image.read_bytes()
-    machine.run("recover", machine.image, "--output", "out")
-    machine.image.write_bytes(kept)
-    report = machine.facts("recover", machine.image, "--output", "out")
+def test_a_recovery_that_was_cut_before_the_mark_finds_its_own_copy(crashed: Machine) -> None:
+    kept = crashed.image.read_bytes()
+    crashed.run("recover", crashed.image, "--output", "out")
+    crashed.image.write_bytes(kept)
+    report = crashed.facts("recover", crashed.image, "--output", "out")
     assert report["verdict"] == "COMPLETE"
-    assert sorted(os.listdir(machine.directory / "out")) == ["1", "bounds"]
-    assert machine.facts("recover", machine.image, "--output", "out", check=1)["verdict"] == "NONE"
+    assert sorted(os.listdir(crashed.directory / "out")) == ["1", "bounds"]
+    assert crashed.facts("recover", crashed.image, "--output", "out", check=1)["verdict"] == "NONE"
 
 
 def test_crash_after_crash_is_numbered(machine: Machine) -> None:
@@ -117,25 +109,26 @@ def test_crash_after_crash_is_numbered(machine: Machine) -> None:
     assert codes == [1, 2, 3]
 
 
-@pytest.mark.parametrize("how", ["command", "fusermount3", "SIGTERM"])
-def test_every_unmount_is_a_clean_shutdown(machine: Machine, how: str) -> None:
-    machine.create()
-    machine.mount()
-    (machine.mountpoint / "file").write_bytes(b"x" * 10_000)
-    pid = machine.status()["pid"]
-    if how == "command":
-        machine.unmount()
-    elif how == "fusermount3":
-        subprocess.run(["fusermount3", "-u", machine.mountpoint], check=True)
-    else:
-        subprocess.run(["kill", str(pid)], check=True)
+def must_end_cleanly(machine: Machine, *command: str | os.PathLike[str]) -> None:
+    """A command ends a running machine; another one runs afterwards, with what was written."""
+    content = os.urandom(10_000)
+    (machine.mountpoint / "file").write_bytes(content)
+    subprocess.run(command, check=True, capture_output=True)
     machine.wait_until_off()
     machine.must_be_clean()
     assert machine.facts("inspect", machine.image)["boot_stage"] == "off"
     machine.mount()
-    assert (machine.mountpoint / "file").read_bytes() == b"x" * 10_000
+    assert (machine.mountpoint / "file").read_bytes() == content
     assert machine.status()["last_recovery"]["reason"] == "the machine was shut down cleanly"
     assert not machine.crash_directory().exists()
+
+
+def test_every_unmount_is_a_clean_shutdown(machine: Machine) -> None:
+    machine.create()
+    machine.mount()
+    must_end_cleanly(machine, COMMAND, "unmount", machine.mountpoint)
+    must_end_cleanly(machine, "fusermount3", "-u", machine.mountpoint)
+    must_end_cleanly(machine, "kill", str(machine.status()["pid"]))
 
 
 def test_the_trigger_in_the_control_directory_crashes_the_machine(machine: Machine) -> None:

@@ -82,7 +82,7 @@ def test_a_dump_without_room_for_its_copy_stays_in_the_page_file(machine: Machin
     assert machine.facts("verify", machine.image)["verdict"] == "COMPLETE"
 
 
-@pytest.mark.parametrize("what", ["removed", "moved"])
+@pytest.mark.parametrize("what", ["removed", pytest.param("moved", marks=pytest.mark.slow)])
 def test_a_page_file_that_others_changed_is_noticed_and_made_anew(machine: Machine, what: str) -> None:
     if os.geteuid():
         pytest.skip("a kernel mount needs root")
