@@ -15,6 +15,7 @@ from dumpwriter.lab.fates import fates_of
 from dumpwriter.lab.faults import DRAWERS, FAULTS_MAX, Fault, FaultKind, draw_faults
 from dumpwriter.lab.judging import Expectation, Recovery
 from dumpwriter.lab.passage import Passages
+from dumpwriter.lab.remembering import RememberingRecovery
 from dumpwriter.lab.scenario import SCENARIOS
 from dumpwriter.lab.tally import DIGEST_SIZE_BYTES
 from dumpwriter.lab.telling import TOLD
@@ -306,6 +307,19 @@ def campaign(world: World, numbers: range, seed: int = 5) -> Counts:
 @pytest.mark.parametrize(("name", "cases"), [("pages", 2000), ("zeros", 2000), ("short", 500), ("requests", 200)])
 def test_whatever_goes_wrong_recovery_gives_just_what_is_left(name: str, cases: int) -> None:
     outcome = campaign(build_world(SCENARIOS[name]), range(cases))
+    assert outcome.holds, outcome.examples
+    assert outcome.cases == cases
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "cases"),
+    [("pages", 200_000), ("zeros", 200_000), ("short", 50_000), ("requests", 10_000), ("parity", 5_000)],
+)
+def test_many_cases_are_judged_twice(name: str, cases: int) -> None:
+    """As `lab run` judges them, and by the reader that shares no code."""
+    world = build_world(SCENARIOS[name])
+    outcome = run_cases(world, [RememberingRecovery(world), SecondReader(world)], 6, range(cases))
     assert outcome.holds, outcome.examples
     assert outcome.cases == cases
     assert all(outcome.faults.values()), "each fault must come up"
