@@ -121,6 +121,7 @@ class Subject:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, order)
+        wait_until(lambda: not any(map(runtime.process_start, pids)), f"{victim} ended")
 
     def _machines(self) -> list[int]:
         """By their command line: a machine that has just been started has no runtime file yet."""
