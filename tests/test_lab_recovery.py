@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from dumpwriter import cli
-from dumpwriter.cli.arguments import RECOVERIES
+from dumpwriter.cli.labarguments import RECOVERIES
 from dumpwriter.lab.bounds import Bounds, bounded_cuts
 from dumpwriter.lab.chance import CaseKey
 from dumpwriter.lab.crasheddisk import FILESYSTEM_SIZE_BYTES, memory_of
