@@ -114,3 +114,24 @@ def test_a_boot_that_was_given_up_is_no_run(machine: Machine) -> None:
     machine.run("mount", machine.image, machine.mountpoint, "--memory-image", "missing", check=2)
     after = machine.facts("inspect", machine.image)
     assert (after["boot_count"], after["last_run"]) == (before["boot_count"], before["last_run"])
+
+
+def test_a_boot_that_failed_once_its_drivers_were_up_is_none_either(machine: Machine) -> None:
+    """It had recorded a place for a small dump of its own, which is where the last run is looked for."""
+    machine.create(size="64MiB")
+    machine.mount()
+    machine.crash("--text", "the crash to tell of")
+    before = machine.facts("inspect", machine.image)
+    with machine.image.open("r+b") as image:
+        image.seek(1024)
+        superblock = image.read(1024)
+        image.seek(1024)
+        image.write(bytes(1024))
+    machine.mount(check=1)
+    after = machine.facts("inspect", machine.image)
+    assert (after["boot_count"], after["last_run"]) == (before["boot_count"], before["last_run"])
+    with machine.image.open("r+b") as image:
+        image.seek(1024)
+        image.write(superblock)
+    assert machine.mount().stdout.startswith("last crash: COMPLETE")
+    assert machine.status()["last_run"] == before["last_run"]

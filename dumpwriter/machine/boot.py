@@ -33,7 +33,7 @@ from dumpwriter.machine.smalldump import choose_place
 from dumpwriter.machine.trigger import MANUAL_BUGCHECK
 from dumpwriter.memory.simulated import SimulatedMemory
 from dumpwriter.recovery.lastrun import judge, last_words
-from dumpwriter.recovery.places import untaken_places
+from dumpwriter.recovery.places import small_places, untaken_places
 from dumpwriter.recovery.recognition import naming_image
 from dumpwriter.recovery.report import describe_extents, together, without_page_lists
 from dumpwriter.recovery.retention import Retention
@@ -313,9 +313,14 @@ class Boot:
             self.record = self._small_place.recorded(self.record, RegionState.CLEAN)
 
     def give_up(self) -> None:
-        """The boot failed: leave the disk to the next boot, and nothing else behind. It was no run of the machine."""
+        """The boot failed: leave the disk to the next boot, and nothing else behind. It was no run of the machine.
+
+        The place for its small dump is again that of a run before it: the newest is where the last run is looked for.
+        """
         self.readiness.dismiss()
-        self.forget_small_dump()
+        if self._small_place is not None:
+            before = small_places(self._last_record)[self._small_place.number]
+            self.record = before.recorded(self.record, RegionState.CLEAN)
         if self.record.boot_count != self._last_record.boot_count:
             last = self._last_record
             self.record = self.record._replace(boot_count=last.boot_count)
