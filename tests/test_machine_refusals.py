@@ -222,6 +222,23 @@ def test_an_interrupted_mount_leaves_nothing_and_loses_nothing(machine: Machine,
     assert machine.status()["state"] == "armed"
 
 
+@pytest.mark.parametrize("order", [signal.SIGINT, signal.SIGTERM])
+def test_who_ends_the_foreground_process_alone_ends_the_machine(machine: Machine, order: signal.Signals) -> None:
+    machine.create(size="64MiB")
+    command = [COMMAND, "mount", str(machine.image), str(machine.mountpoint), "--foreground"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            assert process.stderr.readline() == "mounted until Ctrl-C\n"
+            process.send_signal(order)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert runtime.find(str(machine.mountpoint)) is None
+    machine.must_be_clean()
+    assert machine.facts("inspect", machine.image)["boot_stage"] == "off"
+
+
 def test_ctrl_c_in_the_foreground_is_a_clean_shutdown(machine: Machine) -> None:
     machine.create()
     leader, follower = pty.openpty()

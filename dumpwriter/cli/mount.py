@@ -66,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     process, announcement = start_machine(request, volume_key(arguments), in_background=not arguments.foreground)
     try:
         facts = _wait_until_up(process, announcement, mountpoint, arguments.image)
+        if arguments.foreground:
+            _end_together(process)
     except BaseException:
         process.terminate()
         process.wait()
@@ -151,9 +153,13 @@ def _how_it_ended(exit_code: int) -> str:
     return f"{signal.strsignal(-exit_code)}: signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
 
 
+def _end_together(process: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C reaches the machine too, and a signal to this process alone is passed on: it shuts down, once."""
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda *_: process.terminate())
+
+
 def _stay(process: subprocess.Popen[bytes]) -> int:
-    """Ctrl-C reaches the machine itself, which shuts down cleanly; it is not for us."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     print("mounted until Ctrl-C", file=sys.stderr)  # standard output may be one JSON document
     return process.wait()
 
