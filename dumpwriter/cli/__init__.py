@@ -16,15 +16,16 @@ INTERRUPTED_EXIT_CODE = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed or less than asked for, 2 bad usage."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
         _open_standard_streams()
         for ending in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, signal.default_int_handler)  # to be told to end is to be interrupted
-        code = _run(sys.argv[1:] if arguments is None else arguments)
+        code = _run(given)
         interrupt_no_more()
         return code
     except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED_EXIT_CODE)
+        return _fail(given, "interrupted", INTERRUPTED_EXIT_CODE)
 
 
 def interrupt_no_more() -> None:
