@@ -279,3 +279,14 @@ def test_what_a_disk_says_does_not_steer_the_terminal(machine: Machine) -> None:
     machine.unmount()
     unknown = machine.run("status", f"{machine.directory}/two\nlines", check=1)
     assert unknown.stderr.count("\n") == 1
+
+
+def test_a_dump_is_not_shown_as_a_disk(crashed: Machine) -> None:
+    crashed.run("recover", crashed.image, "--output", "out")
+    vmcore = crashed.directory / "out" / "1" / "vmcore"
+    with vmcore.open("r+b") as file:
+        file.truncate(vmcore.stat().st_size + 511 & ~511)  # a size that a disk may have
+    content = vmcore.read_bytes()
+    refused = crashed.run("device", vmcore, "--run", "dd if=/dev/zero count=1 conv=notrunc", check=1)
+    assert "is a dump already, and no image" in refused.stderr
+    assert vmcore.read_bytes() == content

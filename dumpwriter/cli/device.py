@@ -9,6 +9,7 @@ import trio
 
 from dumpwriter.cli.keys import volume_key
 from dumpwriter.recovery.offlinedisk import opened_device
+from dumpwriter.recovery.recognition import refuse_dumps
 from vdisk.errors import MountError, naming
 from vdisk.imagefile import open_locked
 from vdisk.mount.export import exported
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> int:
     key = volume_key(arguments)
     with naming(arguments.image), opened_device(open_locked(arguments.image), key) as device:
+        refuse_dumps(arguments.image, device)
         return trio.run(_show, device, arguments.run)
 
 

@@ -10,7 +10,8 @@ import os
 from typing import TYPE_CHECKING
 
 from dumpwriter.commandline import command_line, opening_command_line
-from vdisk.errors import GhostdumpError, NotAnImageError, naming
+from vdisk.bootarea import BootArea
+from vdisk.errors import FormatError, GhostdumpError, NotAnImageError, naming
 from vdisk.imagefile import ImageFile, open_unlocked
 
 if TYPE_CHECKING:
@@ -55,6 +56,15 @@ def naming_image(path: str) -> Iterator[None]:
             yield
     except NotAnImageError as error:
         raise NotAnImageError(_what_it_is(path) or str(error)) from None
+
+
+def refuse_dumps(path: str, device: BlockDevice) -> None:
+    """An image may have lost its boot record, and is looked at all the same. Raises `NotAnImageError` for a dump."""
+    try:
+        BootArea(device).read()
+    except (FormatError, NotAnImageError):
+        if known := _what_it_is(path):
+            raise NotAnImageError(known) from None
 
 
 def _what_it_is(path: str) -> str:
