@@ -204,3 +204,14 @@ def test_a_creation_that_ends_early_leaves_no_file(
     with pytest.raises((KeyboardInterrupt, GhostdumpError)):
         create_disk(str(tmp_path / "disk.img"), SMALL)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("memory_size_bytes", [16 << 20, 128 << 20])
+def test_a_disk_as_large_as_was_told_is_made(tmp_path: Path, memory_size_bytes: int) -> None:
+    """The journal of the filesystem takes four times as much from 128 MiB on."""
+    path = str(tmp_path / "disk.img")
+    with pytest.raises(UsageError) as refusal:
+        create_disk(path, Recipe(size_bytes=8 << 20, memory_size_bytes=memory_size_bytes))
+    told = re.search(r"make it (\d+)MiB or more", str(refusal.value))
+    assert told
+    create_disk(path, Recipe(size_bytes=int(told[1]) << 20, memory_size_bytes=memory_size_bytes))

@@ -104,8 +104,14 @@ def check_sizes(recipe: Recipe) -> None:
         less = f", or give --levels {fitting.name.lower()}" if fitting is not None else ""
         raise UsageError(
             f"a disk of {recipe.size_bytes} bytes cannot hold the dump of {recipe.memory_size_bytes} bytes of memory: "
-            f"make it {-(-needed_bytes >> 20)}MiB or more{less}"
+            f"{_larger(recipe)}{less}"
         )
+
+
+def _larger(recipe: Recipe) -> str:
+    """Advice. What the filesystem takes for itself grows with the disk, and its journal in steps."""
+    ample_bytes = (_region_size_bytes(recipe) + BOOT_AREA_SIZE_BYTES) * 23 // 20 + FILESYSTEM_OVERHEAD_BYTES
+    return f"make it {-(-ample_bytes >> 20)}MiB or more" if recipe.size_bytes < ample_bytes else "make it larger"
 
 
 def _region_size_bytes(recipe: Recipe) -> int:
@@ -175,7 +181,7 @@ def _make_region(filesystem: Ext4Filesystem, recipe: Recipe) -> ExtentMap:
     with _scattered_space(filesystem, size_bytes, recipe.region_extents):
         extents = RegionFile(filesystem, recipe.region_kind).make(size_bytes)
     if extents is None:
-        raise UsageError(f"the disk has no room for a dump region of {size_bytes} bytes: make it larger")
+        raise UsageError(f"the disk has no room for a dump region of {format_size(size_bytes)}: {_larger(recipe)}")
     if len(extents.extents) < recipe.region_extents:
         raise UsageError(f"the region has {len(extents.extents)} extents, not {recipe.region_extents}: use less")
     return extents
