@@ -23,6 +23,8 @@ from tests.mounting import wait_until
 from vdisk.mount import mountinfo
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.machines import Machine
 
 MEMORY_PAGES = 4096
@@ -193,19 +195,28 @@ class Subject:
     def _write_files(self, now: Moment, stop: threading.Event) -> None:
         """Promise what fsync has returned for, until the machine is gone."""
         source = random.Random(now.number)
-        with contextlib.suppress(OSError):
-            self._write_durably(f"kept{now.number}", source.randbytes(10_000))
+        with contextlib.suppress(OSError), opened_directory(self.machine.mountpoint) as root:
+            self._write_durably(root, f"kept{now.number}", source.randbytes(10_000))
             for number in range(10_000):
                 if stop.is_set():
                     return
-                self._write_durably(f"file{number % 20}", source.randbytes(source.randrange(FILE_BYTES_MAX)))
+                self._write_durably(root, f"file{number % 20}", source.randbytes(source.randrange(FILE_BYTES_MAX)))
 
-    def _write_durably(self, name: str, content: bytes) -> None:
+    def _write_durably(self, root: int, name: str, content: bytes) -> None:
         """A file of that name that was promised before is promised no more once it is written to again."""
         self._promised.pop(name, None)
-        path = self.machine.mountpoint / name
-        with path.open("wb") as file:
+        with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=root), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         self._promised[name] = content
+
+
+@contextlib.contextmanager
+def opened_directory(path: Path) -> Iterator[int]:
+    """By its path, who writes on after the mount has gone writes to what was below it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
