@@ -30,5 +30,6 @@ def test_what_a_crash_tells_to_type_recovers_the_dump(machine: Machine) -> None:
 
 
 def test_a_mount_point_with_a_space_is_told_as_one_word(machine: Machine) -> None:
+    (machine.directory / "no machine").mkdir()
     said = machine.run("status", machine.directory / "no machine", check=1).stderr
     assert said.endswith(f"ghostdump mount IMAGE '{machine.directory / 'no machine'}'\n")

@@ -186,6 +186,9 @@ def test_the_power_goes_in_the_middle_of_the_dump(disk: Disk) -> None:
         facts = disk.machine.crash("--cause", "power-cut", "--at", percent, check=1)
         assert facts["verdict"] == ("PARTIAL" if percent else "NONE")
         assert abs(facts["pages_present"] - PAGES * percent // 100) < 6 * 64 * 8  # four requests were in flight
+        said = disk.machine.run("inspect", disk.machine.image).stdout
+        counts = f"not written to its end: ghostdump verify {disk.machine.image} counts its pages"
+        assert (counts in said) == (percent > 0)
         disk.must_be_clean_after_the_replay()
         disk.must_recover(facts["verdict"], facts["pages_present"])
 

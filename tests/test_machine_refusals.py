@@ -112,6 +112,7 @@ def test_create_never_takes_a_file_over(machine: Machine) -> None:
 def test_machines_that_are_not_there(machine: Machine) -> None:
     for command in ("status", "drivers", "extents", "crash"):
         assert "no machine at" in refused(machine, command, machine.mountpoint)
+        assert "mistyped.img: no such file or directory" in refused(machine, command, "mistyped.img")
     assert "nothing of ours is mounted" in refused(machine, "unmount", machine.mountpoint)
     machine.create()
     machine.mount()

@@ -38,9 +38,22 @@ def find_machine(mountpoint: str) -> RuntimeFile:
     machine = runtime.find(mountinfo.resolve(mountpoint))
     if machine is None and os.path.isfile(mountpoint):
         raise MountError(f"{mountpoint} is a file: give the mount point of a machine")
+    if machine is None and not _is_there(mountpoint):
+        raise MountError(f"{mountpoint}: no such file or directory")
     if machine is None:
         raise MountError(f"no machine at {mountpoint}: start one with {command_line('mount', 'IMAGE', mountpoint)}")
     return machine
+
+
+def _is_there(path: str) -> bool:
+    """Also where a machine died with its mount: that cannot be looked into, and is there."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -181,7 +194,7 @@ def _image_rows(facts: dict[str, Any], *, has_key: bool) -> list[tuple[str, str]
         ("encrypted", "yes" if facts["encrypted"] else "no"),
         ("level", f"{facts['level']}, parity {format_parity(facts['parity_percent'])}"),
         ("boots", f"{facts['boot_count']}, the last one reached: {facts['boot_stage']}"),
-        ("last run", _last_run_of(facts)),
+        ("last run", _last_run_of(facts, has_key=has_key)),
         ("region", f"{facts['region_kind']}, {facts['region_state']}, generation {facts['generation']}"),
     ]
     if facts["region"]:
@@ -192,7 +205,7 @@ def _image_rows(facts: dict[str, Any], *, has_key: bool) -> list[tuple[str, str]
     if facts["dump"] and facts["dump"]["bugcheck"]:
         dump = facts["dump"]
         rows.append(("dump", f"{_cause_of(dump)} at {dump['times']['crash']}"))
-        rows.append(("", f"{dump['pages_written']} of {dump['pages_total']} pages, says its header"))
+        rows.append(("", _pages_said(dump, facts)))
         if dump["sealed_for"]:
             rows.append(("", f"sealed for SHA-256 {dump['sealed_for']}"))
     for small in facts["small_dumps"]:
@@ -202,15 +215,23 @@ def _image_rows(facts: dict[str, Any], *, has_key: bool) -> list[tuple[str, str]
     return rows
 
 
+def _pages_said(dump: dict[str, Any], facts: dict[str, Any]) -> str:
+    """A header counts the pages when the dump is through; until then they are there, and it does not know of them."""
+    if dump["state"] == "writing":
+        verify = command_line("verify", facts["image"], encrypted=facts["encrypted"])
+        return f"not written to its end: {verify} counts its pages"
+    return f"{dump['pages_written']} of {dump['pages_total']} pages, says its header"
+
+
 def _cause_of(dump: dict[str, Any]) -> str:
     is_crash = dump["cause"] != "hibernation"
     return f"{dump['cause']} {dump['bugcheck']['code']:#x}" if is_crash else dump["cause"]
 
 
-def _last_run_of(facts: dict[str, Any]) -> str:
-    if facts["last_run"] is None:
-        return "not known yet: a machine runs on it, or it needs its key"
-    return describe_last_run(facts["last_run"])
+def _last_run_of(facts: dict[str, Any], *, has_key: bool) -> str:
+    if facts["last_run"] is not None:
+        return describe_last_run(facts["last_run"])
+    return "its key is needed: --key-file" if facts["encrypted"] and not has_key else "a machine runs on it"
 
 
 def describe_last_run(last_run: dict[str, Any]) -> str:
