@@ -309,6 +309,7 @@ def test_whatever_goes_wrong_recovery_gives_just_what_is_left(name: str, cases: 
     outcome = campaign(build_world(SCENARIOS[name]), range(cases))
     assert outcome.holds, outcome.examples
     assert outcome.cases == cases
+    assert all(outcome.faults.values()), "each fault must come up"
 
 
 @pytest.mark.slow
